@@ -1,0 +1,88 @@
+"""The one table of back ends: each row runs under every law that applies to it."""
+
+from __future__ import annotations
+
+import dbm.dumb
+import shelve
+import sqlite3
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.optional import require
+from zarrstream.mappings.base import ByteMapping
+from zarrstream.mappings.foreign import ForeignMapping
+from zarrstream.mappings.sqlite import SQLiteMapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, MutableMapping
+    from pathlib import Path
+
+#: The statement by which zarr 2.18's SQLiteStore makes its table. (tests/mappings/data/v2.db is a file that it wrote.)
+V2_TABLE = "CREATE TABLE IF NOT EXISTS zarr(k TEXT PRIMARY KEY, v BLOB)"
+
+
+def _zict_func(_: Path) -> MutableMapping[str, bytes]:
+    return require("zict").Func(zlib.compress, zlib.decompress, {})  # type: ignore[no-any-return]
+
+
+def _zict_buffer(_: Path) -> MutableMapping[str, bytes]:
+    zict = require("zict")
+    return zict.Buffer({}, {}, n=3)  # type: ignore[no-any-return]
+
+
+def _shelf(folder: Path) -> MutableMapping[str, bytes]:
+    return shelve.Shelf(dbm.dumb.open(str(folder / "shelf"), "c"))
+
+
+def _sqlite_v2(folder: Path) -> MutableMapping[str, bytes]:
+    connection = sqlite3.connect(folder / "v2.sqldb", isolation_level=None)
+    connection.execute(V2_TABLE)
+    connection.close()
+    return SQLiteMapping(folder / "v2.sqldb")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of mapping.
+
+    Attributes
+    ----------
+    name : str
+        The test's id.
+    make : callable
+        From an empty folder to an empty mapping.
+    pickles : bool
+        Whether the mapping pickles, without a word.
+    """
+
+    name: str
+    make: Callable[[Path], MutableMapping[str, bytes]]
+    pickles: bool = True
+
+
+ROWS = (
+    Row("dict", lambda _: {}, pickles=False),
+    Row("zict-func", _zict_func),
+    Row("zict-buffer", _zict_buffer, pickles=False),
+    Row("shelve", _shelf, pickles=False),
+    Row("sqlite", lambda folder: SQLiteMapping(folder / "x.db")),
+    Row("sqlite-off", lambda folder: SQLiteMapping(folder / "x.db", durability="off")),
+    Row("sqlite-v2", _sqlite_v2),
+)
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def opened(row: Row, folder: Path) -> Iterator[MutableMapping[str, bytes]]:
+    """Yield the row's mapping, and close it."""
+    made: Any = row.make(folder)
+    yield made
+    if hasattr(made, "close"):
+        made.close()
+
+
+def contract(mapping: MutableMapping[str, bytes]) -> ByteMapping:
+    """Return the mapping under our contract, as `MappingStore` calls it."""
+    return mapping if isinstance(mapping, ByteMapping) else ForeignMapping(mapping)

@@ -1,0 +1,82 @@
+"""zarrstream: stores, streams and sight for zarr-python."""
+
+import zarr as _zarr  # noqa: F401  # whole and first: begun by one of its inner modules it takes 20 % longer to import
+
+from zarrstream import aio
+from zarrstream.errors import (
+    CheckpointLockedError,
+    CheckpointMismatchError,
+    ChunkError,
+    ChunkReadError,
+    ChunkTimeoutError,
+    ChunkWriteError,
+    MissingExtraError,
+    PartialWriteError,
+    SlabTooLargeError,
+    StoreAccessError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreOptionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    UnalignedChunkError,
+    UnsupportedArrayError,
+    ZarrStreamError,
+)
+from zarrstream.mappings.base import ByteMapping
+from zarrstream.stores.mapping import MappingStore
+from zarrstream.stores.registry import list_stores, open_store, register_store
+from zarrstream.streaming.checkpoint import Checkpoint
+from zarrstream.streaming.chunk import Chunk, Progress, Slice, WriteReport
+from zarrstream.streaming.codec import chunk_region
+from zarrstream.streaming.read import ChunkStream, stream_chunks
+from zarrstream.streaming.slices import SliceStream, stream_slices
+from zarrstream.streaming.write import write_stream
+
+__all__ = [
+    "ByteMapping",
+    "Checkpoint",
+    "CheckpointLockedError",
+    "CheckpointMismatchError",
+    "Chunk",
+    "ChunkError",
+    "ChunkReadError",
+    "ChunkStream",
+    "ChunkTimeoutError",
+    "ChunkWriteError",
+    "MappingStore",
+    "MissingExtraError",
+    "PartialWriteError",
+    "Progress",
+    "SlabTooLargeError",
+    "Slice",
+    "SliceStream",
+    "StoreAccessError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreOptionError",
+    "StoreTimeoutError",
+    "StoreUnavailableError",
+    "UnalignedChunkError",
+    "UnsupportedArrayError",
+    "WriteReport",
+    "ZarrStreamError",
+    "aio",
+    "chunk_region",
+    "list_stores",
+    "open_store",
+    "register_store",
+    "stream_chunks",
+    "stream_slices",
+    "write_stream",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("zarrstream")
+    raise AttributeError(f"module 'zarrstream' has no attribute {name!r}")

@@ -1,0 +1,133 @@
+"""One connection per thread, none carried through a fork, none outliving its thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Closable(Protocol):
+    """What a link can hold: a connection that closes."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Link(Generic[C]):
+    """One thread's connection, under the lock that its thread holds for as long as it works.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held by the owner around every call, and by whoever closes the connection from elsewhere.
+    connection : Closable or None
+        None until the first use, and again after `close`.
+    identity : tuple of int
+        What was at the path when the connection was made: the back end compares it with what is there now.
+    writable : bool
+        Whether the connection has been prepared for writing.
+    """
+
+    __slots__ = ("__weakref__", "connection", "identity", "lock", "writable")
+
+    def __init__(self) -> None:
+        # Re-entrant: a signal handler may fork or close in the midst of a call of its own thread.
+        self.lock = threading.RLock()
+        self.connection: C | None = None
+        self.identity: tuple[int, ...] = ()
+        self.writable = False
+
+    def close(self) -> None:
+        """Close the connection, if there is one. The caller holds the lock."""
+        connection, self.connection, self.writable = self.connection, None, False
+        if connection is not None:
+            connection.close()
+
+    def __del__(self) -> None:
+        # The thread has ended, or the mapping is gone: nobody else can hold the lock.
+        self.close()
+
+
+class _Links(threading.local, Generic[C]):
+    """The link of each thread; Python drops a thread's share when the thread ends."""
+
+    link: Link[C] | None = None
+
+
+class ThreadLinks(Generic[C]):
+    """The links of one mapping.
+
+    Notes
+    -----
+    Before a fork, every link is taken and its connection closed, and the links stay taken until the fork is over: a
+    driver's state must not be in the child's memory at all. (SQLite, for one, keeps a process-wide table of the locks
+    that it holds on each file. A child that inherits the table believes in locks that it has not, and in a writer
+    that will never end.) So a fork waits for the calls that run at that moment.
+    """
+
+    def __init__(self) -> None:
+        self._local: _Links[C] = _Links()
+        self._all: weakref.WeakSet[Link[C]] = weakref.WeakSet()
+        self._guard = threading.RLock()
+        with _every_guard:
+            _every.add(self)
+
+    def get(self) -> Link[C]:
+        """Return the link of the calling thread."""
+        link = self._local.link
+        if link is None:
+            link = self._local.link = Link()
+            with self._guard:
+                self._all.add(link)
+        return link
+
+    def close(self) -> None:
+        """Close the connections of all threads, each as soon as its present call returns."""
+        for link in self.snapshot():
+            with link.lock:
+                link.close()
+
+    def snapshot(self) -> list[Link[C]]:
+        """Return the links that exist now."""
+        with self._guard:
+            return list(self._all)
+
+    def hold(self) -> Iterator[threading.RLock]:
+        """Close everything and yield the locks that were taken for it, which the caller releases."""
+        self._guard.acquire()
+        yield self._guard
+        for link in list(self._all):
+            link.lock.acquire()
+            yield link.lock
+            link.close()
+
+
+_every: weakref.WeakSet[ThreadLinks[Any]] = weakref.WeakSet()
+_every_guard = threading.RLock()
+_held: list[threading.RLock] = []
+
+
+def _before_fork() -> None:
+    _every_guard.acquire()
+    _held.append(_every_guard)
+    for links in list(_every):
+        for lock in links.hold():
+            _held.append(lock)  # noqa: PERF402  # each must be on the list before the next is waited for
+
+
+def _after_fork() -> None:
+    # Parent and child alike: the forking thread holds the locks, and it is the one that the child has.
+    while _held:
+        _held.pop().release()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""zarr stores: what speaks zarr for the mappings, and the registry that finds them by URL."""

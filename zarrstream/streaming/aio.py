@@ -1,0 +1,233 @@
+"""The streams under the same names, awaited: ``async for`` over chunks and slices, ``await write_stream``.
+
+A `zarr.Array` is fetched on zarr's own loop, wherever it is streamed; a `zarr.AsyncArray` on the running loop, where
+it was opened. Decoding and encoding run in worker threads. Callables and sources run on the caller's loop, one at a
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+
+from zarrstream.streaming import read, slices
+from zarrstream.streaming.codec import AnyArray, zarr_loop
+from zarrstream.streaming.crew import Failure
+from zarrstream.streaming.faces import OnLoop, await_on, lives_here
+from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
+from zarrstream.streaming.reading import Skipped
+from zarrstream.streaming.window import WAIT, LoopInbox
+from zarrstream.streaming.write import plan_of
+from zarrstream.streaming.writing import END, Writing
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from zarrstream.streaming.checkpoint import Checkpoint
+    from zarrstream.streaming.chunk import Chunk, Slice, WriteReport
+
+__all__ = ["AsyncStream", "stream_chunks", "stream_slices", "write_stream"]
+
+Item = TypeVar("Item")
+
+
+class AsyncStream(Generic[Item]):
+    """A lazy, repeatable pass over an array, awaited: each ``async for`` starts anew.
+
+    Parameters
+    ----------
+    stream : ChunkStream or SliceStream
+        The same stream's blocking face.
+    awaited : bool
+        Whether requests run on the running loop, or on zarr's own.
+    """
+
+    def __init__(self, stream: read.Stream[Item], *, awaited: bool) -> None:
+        self._stream = stream
+        self._awaited = awaited
+        self._open: weakref.WeakSet[Items[Item]] = weakref.WeakSet()
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        items: Items[Item] = Items(self._stream, awaited=self._awaited)
+        self._open.add(items)
+        return items
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return repr(self._stream).replace("<", "<asynchronous ", 1)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End every iterator of this stream."""
+        for items in list(self._open):
+            await items.aclose()
+
+
+class Items(AsyncIterator[Item]):
+    """One pass of an `AsyncStream`.
+
+    Parameters
+    ----------
+    stream : ChunkStream or SliceStream
+        What to pass over.
+    awaited : bool
+        Whether requests run on the running loop, or on zarr's own.
+    """
+
+    def __init__(self, stream: read.Stream[Item], *, awaited: bool) -> None:
+        self._plan, begin, self._tally = stream.beginning()
+        self._pass = OnLoop(self._plan, begin, awaited=awaited)
+
+    async def __anext__(self) -> Item:
+        while True:
+            item = await self._pass.next()
+            if self._plan.progress is not None:
+                self._plan.progress(self._tally.add(item))
+            if type(item) is not Skipped:
+                return cast("Item", item)
+
+    async def aclose(self) -> None:
+        """End the pass; a second time does nothing."""
+        await self._pass.close()
+
+
+def stream_chunks(
+    array: AnyArray,
+    *,
+    region: object = None,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    filter: Filter | None = None,  # noqa: A002  # the word that users look for
+    include_missing: bool = True,
+    on_error: OnError = "raise",
+    timeout: float | None = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
+    writable: bool = False,
+    progress: OnProgress | None = None,
+) -> AsyncStream[Chunk]:
+    """Stream an array chunk by chunk with ``async for``; all else is as in `zarrstream.stream_chunks`."""
+    stream = read.stream_chunks(
+        array,
+        region=region,
+        concurrency=concurrency,
+        ordered=ordered,
+        filter=filter,
+        include_missing=include_missing,
+        on_error=on_error,
+        timeout=timeout,
+        max_bytes=max_bytes,
+        writable=writable,
+        progress=progress,
+    )
+    return AsyncStream(stream, awaited=lives_here(array))
+
+
+def stream_slices(
+    array: AnyArray,
+    axis: int | str = 0,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    step: int | None = None,
+    thickness: int = 1,
+    region: object = None,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    on_error: OnError = "raise",
+    timeout: float | None = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
+    writable: bool = False,
+    progress: OnProgress | None = None,
+) -> AsyncStream[Slice]:
+    """Stream an array slice by slice with ``async for``; all else is as in `zarrstream.stream_slices`."""
+    stream = slices.stream_slices(
+        array,
+        axis,
+        start=start,
+        stop=stop,
+        step=step,
+        thickness=thickness,
+        region=region,
+        concurrency=concurrency,
+        ordered=ordered,
+        on_error=on_error,
+        timeout=timeout,
+        max_bytes=max_bytes,
+        writable=writable,
+        progress=progress,
+    )
+    return AsyncStream(stream, awaited=lives_here(array))
+
+
+async def write_stream(
+    array: AnyArray,
+    source: Iterable[Any] | AsyncIterable[Any],
+    *,
+    concurrency: int | None = None,
+    checkpoint: Checkpoint | OnProgress | None = None,
+    filter: Filter | None = None,  # noqa: A002  # the word that users look for
+    on_error: OnError = "raise",
+    timeout: float | None = TIMEOUT,  # noqa: ASYNC109  # it is for each chunk, not for the whole
+    max_bytes: int = MAX_BYTES,
+    progress: OnProgress | None = None,
+) -> WriteReport:
+    """Write an iterable or asynchronous iterable into an array; all else is as in `zarrstream.write_stream`."""
+    plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
+    loop = asyncio.get_running_loop() if lives_here(array) else zarr_loop()
+    record = None
+    if plan.checkpoint is not None:
+        record = plan.checkpoint.open(plan.codec, await await_on(loop, stored_objects(plan.codec)))
+    inbox = LoopInbox()
+    try:
+        work = Writing(plan, inbox, loop, record)
+        try:
+            await _run(work, inbox, _awaited(source))
+        finally:
+            await work.window.aclose()
+    finally:
+        if record is not None:
+            record.close()
+    return work.report()
+
+
+async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> None:
+    steps = work.steps()
+    item: Any = None
+    while True:
+        try:
+            step = steps.send(item)
+        except StopIteration:
+            return
+        item = None
+        if step is WAIT:
+            await inbox.wait(work.window.patience())
+            continue
+        try:
+            item = await anext(source, END)
+        except Exception as error:  # noqa: BLE001  # raised again once what the source yielded is written
+            item = Failure(error)
+
+
+async def _awaited(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(source, AsyncIterable):
+        async for item in source:
+            yield item
+    else:
+        for item in source:
+            yield item
+            await asyncio.sleep(0)  # a source that never waits leaves the loop to others now and then

@@ -1,0 +1,167 @@
+"""The two faces of a stream: blocking in the caller's thread, or awaited on the caller's loop, by the same steps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import zarr
+
+from zarrstream.streaming.codec import zarr_loop
+from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from zarrstream.streaming.presence import Presence
+    from zarrstream.streaming.reading import ReadPlan
+
+
+_FORKED = "this iterator began before a fork, and its threads stayed in the parent: begin anew"
+
+
+class Pass(Protocol):
+    """One pass over an array."""
+
+    window: Window
+
+    def steps(self, present: Presence | None) -> Generator[Any, None, None]:
+        """Yield items, and `WAIT` where only a finished job can take it on."""
+
+
+Begin: TypeAlias = Callable[[Inbox | LoopInbox, asyncio.AbstractEventLoop], Pass]
+
+
+def in_thread(plan: ReadPlan, begin: Begin) -> Generator[Any, None, None]:
+    """Run a pass, blocking the calling thread where it has to wait."""
+    loop = zarr_loop()
+    refuse_own_loop(loop)
+    process = os.getpid()
+    present = None if plan.include_missing else run_on(loop, stored_objects(plan.codec))
+    inbox = Inbox()
+    work = begin(inbox, loop)
+    try:
+        for item in work.steps(present):
+            if item is WAIT:
+                inbox.wait(work.window.patience())
+                continue
+            yield item
+            if os.getpid() != process:
+                raise RuntimeError(
+                    "this iterator began before a fork, and its threads stayed in the parent: begin anew"
+                )
+    finally:
+        if os.getpid() == process:
+            work.window.close()
+
+
+class OnLoop:
+    """Run a pass on the running event loop, awaiting where it has to wait.
+
+    Parameters
+    ----------
+    plan : ReadPlan
+        What to read.
+    begin : callable
+        Starts the pass.
+    awaited : bool
+        Whether requests run on this loop, where the array was opened; else on zarr's own.
+    """
+
+    def __init__(self, plan: ReadPlan, begin: Begin, *, awaited: bool) -> None:
+        self._plan, self._begin, self._awaited = plan, begin, awaited
+        self._process = os.getpid()
+        self._work: Pass | None = None
+        self._steps: Generator[Any, None, None] | None = None
+
+    async def next(self) -> Any:
+        """Return the next item.
+
+        Raises
+        ------
+        StopAsyncIteration
+            After the last.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError(_FORKED)
+        try:
+            steps = self._steps or await self._start()
+            while True:
+                item = next(steps, _END)
+                if item is _END:
+                    break
+                if item is not WAIT:
+                    return item
+                await self._wait()
+        except BaseException:
+            await self.close()
+            raise
+        await self.close()
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        """End the pass; a second time does nothing."""
+        work, self._work = self._work, None
+        self._steps = iter_nothing()
+        if work is not None and os.getpid() == self._process:
+            await work.window.aclose()
+
+    def __del__(self) -> None:
+        if self._work is not None and os.getpid() == self._process:
+            self._work.window.stop()
+
+    async def _start(self) -> Generator[Any, None, None]:
+        loop = asyncio.get_running_loop() if self._awaited else zarr_loop()
+        present = None if self._plan.include_missing else await await_on(loop, stored_objects(self._plan.codec))
+        self._work = self._begin(LoopInbox(), loop)
+        self._steps = self._work.steps(present)
+        return self._steps
+
+    async def _wait(self) -> None:
+        work = self._work
+        if work is not None and isinstance(work.window.inbox, LoopInbox):
+            await work.window.inbox.wait(work.window.patience())
+
+
+_END = object()
+
+
+def iter_nothing() -> Generator[Any, None, None]:
+    """Yield nothing: what is left of an ended pass."""
+    yield from ()
+
+
+def refuse_own_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Refuse to block the loop that would have to answer.
+
+    Raises
+    ------
+    RuntimeError
+        If the caller runs on that loop.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if running is loop:
+        raise RuntimeError("a synchronous stream would block zarr's own event loop for ever: use zarrstream.aio there")
+
+
+def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on another thread's loop and wait for it."""
+    return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+async def await_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a loop, which may be this one, and await it."""
+    if asyncio.get_running_loop() is loop:
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+
+def lives_here(array: object) -> bool:
+    """Whether an array's requests belong on the running loop: a `zarr.Array` is fetched on zarr's own."""
+    return not isinstance(array, zarr.Array)

@@ -1,0 +1,271 @@
+"""A run on its way in: fetched, decoded, clipped to the region. What happens to it in threads and on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zarr import errors as zarr_errors
+
+from zarrstream.streaming.chunk import Chunk
+from zarrstream.streaming.crew import Failure, Job, Line
+from zarrstream.streaming.decode import MISSING, Decoder
+from zarrstream.streaming.presence import Presence
+from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
+from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    from zarrstream.streaming.chunk import Index, Region
+    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.grid import Run
+    from zarrstream.streaming.shard import ShardLayout
+
+    ShardIndex: TypeAlias = npt.NDArray[Any]
+
+_NotFound: type[Exception] = getattr(zarr_errors, "ChunkNotFoundError", LookupError)  # zarr has it from 3.3 on
+_INDEXES_BYTES = 16 << 20  # shard indexes kept for the runs of shards that are read piece by piece
+
+
+class Loader:
+    """Reads the runs of one stream.
+
+    Parameters
+    ----------
+    codec : ArrayCodec
+        The array.
+    region : tuple of slice
+        What is wanted of it; chunks are clipped to it.
+    requests : int
+        How many requests may be under way, where they are awaited.
+    cuts_shards : bool
+        Whether the chunks of one shard are read in several runs: then none fetches what belongs to another.
+    include_missing : bool
+        Whether absent chunks come as fill values, or not at all.
+    writable : bool
+        Whether the data are copies that may be changed.
+    """
+
+    def __init__(
+        self,
+        codec: ArrayCodec,
+        region: Region,
+        *,
+        requests: int,
+        cuts_shards: bool,
+        include_missing: bool,
+        writable: bool,
+    ) -> None:
+        self._codec, self._region = codec, region
+        self._include_missing, self._writable = include_missing, writable
+        self._decoder = Decoder(codec, region, include_missing=include_missing, writable=writable)
+        self._port: SyncPort | None = sync_port(codec)
+        self._awaited = LoopTransport(codec.array.store, requests)
+        self._cuts_shards = cuts_shards
+        self._gap = 0 if cuts_shards else GAP_BYTES
+        self._indexes = Shared(max(1, _INDEXES_BYTES // (16 * codec.grid.per_object)))
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether everything happens in worker threads."""
+        return self._port is not None
+
+    def line(self, loop: asyncio.AbstractEventLoop) -> Line:
+        """The stages of a job; ``loop`` is where an awaited store lives."""
+        if self._codec.opaque:
+            return Line(before=self._read_by_zarr, loop=loop)
+        if self._port is not None:
+            return Line(work=self._shard_work if self._codec.shard else self._work)
+        return Line(before=self._fetch_shard if self._codec.shard else self._fetch, work=self._decode_all, loop=loop)
+
+    # Single chunks, in a thread: first all files of the run, then all decoding. Two threads that alternate between
+    # short calls with and without the interpreter lock wait for each other more than they work.
+
+    def _work(self, job: Job) -> None:
+        port, indices = self._port, job.indices
+        assert port is not None
+        get_many = getattr(port, "get_many", None)
+        if get_many is not None and len(indices) > 1 and self._work_together(job, get_many):
+            return
+        raws: list[Any] = []
+        spent: list[float] = []
+        for position, index in enumerate(indices):
+            if job.halted:
+                return
+            start = time.monotonic()
+            job.mark = (position, position + 1, start)
+            try:
+                raws.append(self._fetched(port, index))
+            except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
+                raws.append(Failure(error))
+                if job.halt.fails_fast:
+                    break
+            spent.append(time.monotonic() - start)
+        self._decoder.decode(job, indices, raws, self._codec.decode, spent)
+
+    def _work_together(self, job: Job, get_many: Callable[[list[str]], list[Any]]) -> bool:
+        """Fetch a run with one call; False where something in it has to be looked at chunk by chunk."""
+        start = time.monotonic()
+        job.timing(0, len(job.indices))
+        try:
+            raws = get_many([self._codec.key(index) for index in job.indices])
+        except Exception:  # noqa: BLE001  # read one by one, the chunk that is to blame is found and named
+            return False
+        if not self._codec.read_missing and None in raws:
+            return False
+        self._decoder.decode(job, job.indices, raws, self._codec.decode, [time.monotonic() - start] * len(raws))
+        return True
+
+    def _fetched(self, port: SyncPort, index: Index) -> Any:
+        raw = port.get(self._codec.key(self._codec.grid.object_of(index)))
+        if raw is None:
+            self._refuse_missing(index)
+        return raw
+
+    async def _fetch(self, job: Job, began: Callable[[], None]) -> None:
+        [index] = job.indices
+        raw = await self._awaited.get(self._codec.key(self._codec.grid.object_of(index)), began=began)
+        if raw is None:
+            self._refuse_missing(index)
+        job.load = (job.indices, [raw], self._codec.decode)
+
+    # Shards: whole where most of one is wanted, else its index and the ranges of the wanted chunks.
+
+    def _shard_work(self, job: Job) -> None:
+        run: Run = job.load
+        layout, port = self._codec.shard, self._port
+        assert layout is not None
+        assert port is not None
+        key = self._codec.key(run.shard or ())
+        start = time.monotonic()
+        job.timing(0, len(run.indices))
+        pieces: dict[tuple[int, int], Any] = {}
+        if self._fetches_whole(layout, run):
+            raw = port.get(key)
+            index = None if raw is None else layout.index_of(memoryview(raw).cast("B"))
+            pieces[(0, len(raw) if raw is not None else 0)] = raw
+        else:
+            index = self._indexes.get(run.shard, lambda: self._index(layout, port.get(key, *layout.index_range)))
+            for span in coalesce((span for span in self._spans(layout, index, run) if span), self._gap):
+                if job.halted:
+                    return
+                pieces[span] = _complete(port.get(key, *span), span)
+        self._after_shard(job, run, index, pieces, time.monotonic() - start)
+
+    async def _fetch_shard(self, job: Job, began: Callable[[], None]) -> None:
+        run: Run = job.load
+        layout = self._codec.shard
+        assert layout is not None
+        key = self._codec.key(run.shard or ())
+        pieces: dict[tuple[int, int], Any] = {}
+        if self._fetches_whole(layout, run):
+            raw = await self._awaited.get(key, began=began)
+            index = None if raw is None else layout.index_of(memoryview(raw).cast("B"))
+            pieces[(0, len(raw) if raw is not None else 0)] = raw
+        else:
+
+            async def read_index() -> ShardIndex | None:
+                return self._index(layout, await self._awaited.get(key, *layout.index_range, began=began))
+
+            index = await self._indexes.aget(run.shard, read_index)
+            spans = coalesce((span for span in self._spans(layout, index, run) if span), self._gap)
+            raws = await asyncio.gather(*(self._awaited.get(key, *span, began=began) for span in spans))
+            pieces = {span: _complete(raw, span) for span, raw in zip(spans, raws, strict=True)}
+        if index is None:
+            self._refuse_missing(run.indices[0])
+        job.load = (run.indices, list(self._cut(layout, index, run, pieces)), self._codec.decode_inner)
+
+    def _after_shard(self, job: Job, run: Run, index: ShardIndex | None, pieces: dict[Any, Any], spent: float) -> None:
+        if index is None:
+            self._refuse_missing(run.indices[0])
+        assert self._codec.shard is not None
+        raws = list(self._cut(self._codec.shard, index, run, pieces))
+        self._decoder.decode(job, run.indices, raws, self._codec.decode_inner, [spent] * len(run.indices))
+
+    def _fetches_whole(self, layout: ShardLayout, run: Run) -> bool:
+        return not self._cuts_shards and layout.mostly(len(run.indices))
+
+    def _index(self, layout: ShardLayout, raw: Any) -> ShardIndex | None:
+        return None if raw is None else layout.index_of(memoryview(raw).cast("B"))
+
+    def _spans(self, layout: ShardLayout, index: ShardIndex | None, run: Run) -> list[tuple[int, int] | None]:
+        return [None] * len(run.indices) if index is None else layout.ranges(index, run.indices)
+
+    def _cut(self, layout: ShardLayout, index: ShardIndex | None, run: Run, pieces: dict[Any, Any]) -> Iterator[Any]:
+        """Cut the wanted chunks out of what was fetched."""
+        views = [(start, stop, memoryview(raw).cast("B")) for (start, stop), raw in pieces.items() if raw is not None]
+        for span in self._spans(layout, index, run):
+            if span is None:
+                yield None
+                continue
+            yield next(
+                (view[span[0] - start : span[1] - start] for start, stop, view in views if start <= span[0] < stop),
+                Failure(ValueError(f"the shard's index points to bytes {span}, beyond its end: torn")),
+            )
+
+    # Decoding, and what the consumer gets.
+
+    def _decode_all(self, job: Job) -> None:
+        indices, raws, decode = job.load
+        job.load = None
+        self._decoder.decode(job, indices, raws, decode, [job.spent] * len(indices))
+
+    def _refuse_missing(self, index: Index) -> None:
+        if self._include_missing and not self._codec.read_missing:
+            key = self._codec.key(self._codec.grid.object_of(index))
+            raise _NotFound(f"{key!r} is not in the store, and zarr's array.read_missing_chunks is off")
+
+    # Arrays that zarr itself has to read.
+
+    async def _read_by_zarr(self, job: Job, began: Callable[[], None]) -> None:
+        grid = self._codec.grid
+        regions = [grid.region_of(index, self._region) for index in job.indices]
+        box = tuple(
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*regions, strict=True)
+        )
+        async with self._awaited.gate:
+            began()
+            if not self._include_missing and not await self._codec.array.store.exists(
+                self._codec.key(grid.object_of(job.indices[0]))
+            ):
+                job.results.extend([MISSING] * len(job.indices))
+                return
+            whole = await self._codec.read_by_zarr(box)
+        for index, region in zip(job.indices, regions, strict=True):
+            inside = tuple(
+                slice(part.start - edge.start, part.stop - edge.start) for part, edge in zip(region, box, strict=True)
+            )
+            data = whole[inside] if inside else whole
+            data = data.copy() if self._writable or len(job.indices) > 1 else data
+            data.flags.writeable = self._writable
+            job.results.append(Chunk(index, region, data))
+
+
+def _complete(raw: Any, span: tuple[int, int]) -> Any:
+    got = 0 if raw is None else len(memoryview(raw).cast("B"))
+    if got != span[1] - span[0]:
+        raise ValueError(f"asked for bytes {span[0]} to {span[1]} of the shard and got {got}: truncated")
+    return raw
+
+
+async def stored_objects(codec: ArrayCodec) -> Presence | None:
+    """List which of an array's objects are in its store; None where the store cannot list.
+
+    Parameters
+    ----------
+    codec : ArrayCodec
+        The array.
+    """
+    store = codec.array.store
+    if not store.supports_listing:
+        return None
+    presence = Presence(codec.grid.objects)
+    async for key in store.list_prefix(codec.prefix):
+        if (index := codec.object_at(key)) is not None:
+            presence.add(index)
+    return presence

@@ -1,0 +1,72 @@
+"""Which chunks, or stored objects, are there: one bit each."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zarrstream.streaming.chunk import Index
+
+_BLOCK = 1 << 16  # bytes of a bitmap that are unpacked at once
+
+
+class Presence:
+    """Which stored objects are there, one bit each: ten million take 1.25 MB.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        The grid's extent.
+    """
+
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self._counts = counts
+        self._bits = np.zeros((math.prod(counts) + 7) // 8, dtype=np.uint8)
+
+    def _position(self, index: Index) -> int:
+        position = 0
+        for at, count in zip(index, self._counts, strict=True):
+            position = position * count + at
+        return position
+
+    def add(self, index: Index) -> None:
+        """Mark one as present; one outside the grid is none of ours."""
+        if all(at < count for at, count in zip(index, self._counts, strict=True)):
+            self._set(self._position(index), True)  # noqa: FBT003  # the bit
+
+    def discard(self, index: Index) -> None:
+        """Mark one as absent."""
+        self._set(self._position(index), False)  # noqa: FBT003  # the bit
+
+    def assign(self, first: int, stop: int, *, present: bool) -> None:
+        """Mark all ordinals from ``first`` up to, not including, ``stop``."""
+        head, tail = min(-(-first // 8) * 8, stop), max(stop // 8 * 8, first)
+        for position in (*range(first, head), *range(max(head, tail), stop)):
+            self._set(position, present)
+        if head < tail:
+            self._bits[head >> 3 : tail >> 3] = 0xFF if present else 0
+
+    def positions(self) -> Iterator[int]:
+        """Yield the ordinals of the present ones; what changes behind the one just yielded is not seen twice."""
+        for block in range(0, len(self._bits), _BLOCK):
+            bits = np.unpackbits(self._bits[block : block + _BLOCK], bitorder="little")
+            for at in np.flatnonzero(bits).tolist():
+                yield block * 8 + at
+
+    def _set(self, position: int, present: bool) -> None:  # noqa: FBT001  # one bit is what it sets
+        if present:
+            self._bits[position >> 3] |= 1 << (position & 7)
+        else:
+            self._bits[position >> 3] &= 0xFF ^ (1 << (position & 7))
+
+    def __contains__(self, index: Index) -> bool:
+        position = self._position(index)
+        return bool(self._bits[position >> 3] >> (position & 7) & 1)
+
+    def __len__(self) -> int:
+        return int(np.bitwise_count(self._bits).sum())

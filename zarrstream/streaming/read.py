@@ -1,0 +1,219 @@
+"""`stream_chunks`: an array, chunk by chunk."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from zarrstream.streaming.chunk import Chunk, Progress, show_region
+from zarrstream.streaming.codec import AnyArray, ArrayCodec
+from zarrstream.streaming.faces import Begin, in_thread
+from zarrstream.streaming.grid import normalize_region
+from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
+from zarrstream.streaming.reading import ReadPlan, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from types import TracebackType
+
+Item = TypeVar("Item")
+
+
+class Stream(ABC, Generic[Item]):
+    """What both kinds of streams share: every ``iter()`` starts anew, and all of them can be ended at once."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Generator[Item, None, None]] = weakref.WeakSet()
+
+    @abstractmethod
+    def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
+        """What is read, how a pass over it begins, and what counts it; both faces start from here."""
+
+    @abstractmethod
+    def _count(self) -> int | None:
+        """How many items will come, where that is known beforehand."""
+
+    def _items(self) -> Generator[Item, None, None]:
+        plan, begin, tally = self.beginning()
+        with closing(in_thread(plan, begin)) as items:
+            for item in items:
+                if plan.progress is not None:
+                    plan.progress(tally.add(item))
+                if type(item) is not Skipped:
+                    yield item
+
+    def __iter__(self) -> Iterator[Item]:
+        items = self._items()
+        self._open.add(items)
+        return items
+
+    def __len__(self) -> int:
+        if (count := self._count()) is None:
+            raise TypeError(
+                "the length is not known beforehand with filter, include_missing=False or an on_error that skips"
+            )
+        return count
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every iterator of this stream."""
+        for items in list(self._open):
+            items.close()
+
+
+class ChunkStream(Stream[Chunk]):
+    """A lazy, repeatable pass over an array's chunks; made by `stream_chunks`.
+
+    Every ``iter()`` starts anew and reads nothing before the first chunk is asked for. Leaving it early, by
+    ``break``, an exception or `close`, starts no further read and leaves no thread, task or descriptor behind.
+
+    Notes ----- Threads: one iterator belongs to one thread at a time; several iterators are independent of each
+    other. Processes: an iterator begun before a fork raises in the child. Inside a running event loop it works and
+    blocks that loop; use `zarrstream.aio` there.
+    """
+
+    def __init__(self, plan: ReadPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
+        """What is read, how a pass over it begins, and what counts it."""
+        return self._plan, self._plan.begin, Tally(self._plan)
+
+    def _count(self) -> int | None:
+        return self._plan.chunk_count
+
+    def __repr__(self) -> str:
+        plan = self._plan
+        count = "" if plan.chunk_count is None else f", {plan.chunk_count} in all"
+        return (
+            f"<ChunkStream of {plan.codec.array.store_path} {show_region(plan.region)}, "
+            f"chunks {plan.codec.grid.chunks}{count}>"
+        )
+
+
+class Tally:
+    """Counts what a stream yields, for ``progress``.
+
+    Parameters
+    ----------
+    plan : ReadPlan
+        What is read.
+    total : int, optional
+        How many items will come; default the plan's chunk count.
+    """
+
+    def __init__(self, plan: ReadPlan, total: int | None = None) -> None:
+        self._total = plan.chunk_count if total is None else total
+        self._done = self._failed = self._nbytes = 0
+        self._last: tuple[int, ...] | None = None
+
+    def add(self, item: Any) -> Progress:
+        """Count a chunk, slice or skipped one, and tell how far the stream has come."""
+        if isinstance(item, Skipped):
+            self._failed += 1
+        else:
+            self._done += 1
+            self._nbytes += item.data.nbytes
+            self._last = item.index if isinstance(item, Chunk) else (item.start,)
+        return Progress(self._done, self._total, self._failed, 0, self._nbytes, self._last)
+
+
+def stream_chunks(
+    array: AnyArray,
+    *,
+    region: object = None,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    filter: Filter | None = None,  # noqa: A002  # the word that users look for
+    include_missing: bool = True,
+    on_error: OnError = "raise",
+    timeout: float | None = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
+    writable: bool = False,
+    progress: OnProgress | None = None,
+) -> ChunkStream:
+    """Stream an array chunk by chunk, with bounded memory, each stored object fetched and decoded once.
+
+    Parameters
+    ----------
+    array : zarr.Array or zarr.AsyncArray
+        Format 2 or 3, any data type, any codec, sharded or not.
+    region : tuple of slice, optional
+        The part of the array to stream, in elements; chunks are clipped to it. Default: all of it.
+    concurrency : int, optional
+        Threads on stores that support zarr's synchronous methods (default: the cores), requests on others (default:
+        16).
+    ordered : bool
+        Whether chunks come in C order (for a sharded array shard by shard, C order within); else as they arrive.
+    filter : callable, optional
+        Called as ``filter(index)`` in order, before fetching; falsy leaves the chunk out.
+    include_missing : bool
+        Whether chunks that are not stored come as fill values, as ``array[...]`` has them. False lists the store and
+        yields the stored ones alone.
+    on_error : {"raise", "skip"} or callable
+        What a chunk that cannot be read does. ``"raise"`` ends the stream; ``"skip"`` logs, counts and goes on; a
+        callable receives the error and may raise, return ``"retry"`` to have the chunk read again, or anything else
+        to skip it.
+    timeout : float, optional
+        Seconds that one chunk may take from the start of its fetch to the end of its decoding; None for no limit.
+    max_bytes : int
+        Bound of the decoded bytes in flight, plus one chunk.
+    writable : bool
+        Whether ``data`` is a copy that may be changed; otherwise it is read-only and may be a view.
+    progress : callable, optional
+        Receives a `Progress` after each chunk, in the caller's thread.
+
+    Returns
+    -------
+    ChunkStream
+        An iterable of `Chunk`. ``len()`` is the number of chunks where that is known beforehand.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it has to be.
+    UnsupportedArrayError
+        If the array's chunk grid is not regular.
+    ChunkReadError
+        While iterating: a chunk could not be fetched or decoded.
+    ChunkTimeoutError
+        While iterating: a chunk took longer than ``timeout``. A synchronous call cannot be interrupted: its thread is
+        abandoned.
+    RuntimeError
+        While iterating: on zarr's own event loop, or in a process forked after the iterator began.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> array = zarr.create_array({}, shape=(6, 4), chunks=(3, 4), dtype="i4")
+    >>> array[...] = np.arange(24).reshape(6, 4)
+    >>> [int(chunk.data.sum()) for chunk in stream_chunks(array)]
+    [66, 210]
+    """
+    codec = ArrayCodec(array)
+    return ChunkStream(
+        ReadPlan(
+            codec,
+            normalize_region(region, codec.grid.shape),
+            Limits(concurrency, timeout, max_bytes),
+            ordered,
+            filter,
+            include_missing,
+            on_error,
+            writable,
+            progress,
+        )
+    )

@@ -1,0 +1,247 @@
+"""One pass over an array: the window kept full, results in order, a policy for errors."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zarrstream.errors import ChunkError, ChunkReadError, ChunkTimeoutError, UnsupportedArrayError
+from zarrstream.streaming.chunk import Chunk
+from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
+from zarrstream.streaming.grid import Run
+from zarrstream.streaming.load import Loader
+from zarrstream.streaming.plan import check_callables, check_on_error, cores
+from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Generator, Iterable, Iterator
+
+    from zarrstream.streaming.chunk import Index, Region
+    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
+    from zarrstream.streaming.presence import Presence
+
+logger = logging.getLogger("zarrstream")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A chunk that was given up; what steps yield in its place."""
+
+    index: Index
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """A read, checked and ready to begin; see `stream_chunks` for the fields."""
+
+    codec: ArrayCodec
+    region: Region
+    limits: Limits
+    ordered: bool
+    filter: Filter | None
+    include_missing: bool
+    on_error: OnError
+    writable: bool
+    progress: OnProgress | None
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
+        check_callables(filter=self.filter, progress=self.progress)
+        if self.codec.opaque and not self.include_missing and self.codec.grid.shards is not None:
+            raise UnsupportedArrayError(
+                "include_missing=False needs zarr's default codec pipeline and buffers to look into shards: "
+                "take include_missing=True, or reset zarr.config"
+            )
+
+    @property
+    def chunk_count(self) -> int | None:
+        """How many chunks will come, where that is known beforehand."""
+        sure = self.filter is None and self.include_missing and self.on_error == "raise"
+        return self.codec.grid.count(self.region) if sure else None
+
+    def begin(self, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop) -> Reading:
+        """Start a pass."""
+        return Reading(self, inbox, loop, (self.region,), cuts_shards=False)
+
+
+class Reading:
+    """One pass: keeps the window full, delivers results in order, applies the error policy.
+
+    Parameters
+    ----------
+    plan : ReadPlan
+        What to read.
+    inbox : Inbox or LoopInbox
+        Where results arrive: for a thread, or for a loop.
+    loop : asyncio.AbstractEventLoop
+        Where an awaited store lives.
+    regions : iterable of tuple of slice
+        What to read, one after the other.
+    cuts_shards : bool
+        Whether one shard may lie in several regions.
+    """
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        inbox: Inbox | LoopInbox,
+        loop: asyncio.AbstractEventLoop,
+        regions: Iterable[Region],
+        *,
+        cuts_shards: bool,
+    ) -> None:
+        limits = plan.limits
+        self._plan, self._regions = plan, regions
+        self._loader = Loader(
+            plan.codec,
+            plan.region,
+            requests=limits.requests,
+            cuts_shards=cuts_shards or plan.codec.grid.object_nbytes > limits.max_bytes,
+            include_missing=plan.include_missing,
+            writable=plan.writable,
+        )
+        self._in_threads = self._loader.synchronous
+        threads = limits.threads if self._in_threads else min(cores(), limits.requests)
+        slots = 2 * threads if self._in_threads else limits.requests + 2 * threads
+        self.window = Window(
+            self._loader.line(loop),
+            inbox,
+            Halt("stop behind" if plan.on_error == "raise" else "go on"),
+            threads=threads,
+            slots=slots,
+            ahead=4 * slots,
+            max_bytes=limits.max_bytes,
+            timeout=limits.timeout,
+        )
+        self._workers = threads if self._in_threads else limits.requests
+
+    def steps(self, present: Presence | None) -> Generator[Any, None, None]:
+        """Yield chunks, `Skipped`, and `WAIT` where only a finished job can take it on."""
+        runs = self._runs(present)
+        waiting = next(runs, None)
+        jobs: deque[Job] = deque()
+        while waiting is not None or jobs:
+            while waiting is not None and self.window.has_room(waiting.nbytes) and not self._is_failing:
+                jobs.append(self._submit(waiting))
+                waiting = next(runs, None)
+            self._take_in()
+            job = self._next(jobs)
+            if job is None:
+                yield WAIT
+                continue
+            yield from self._deliver(job)
+            self.window.release(job)
+
+    def _runs(self, present: Presence | None) -> Iterator[Run]:
+        plan = self._plan
+        for region in self._regions:
+            yield from plan.codec.grid.runs(
+                region,
+                workers=self._workers,
+                # Awaited stores answer slowly: there one request is one job.
+                **({} if self._in_threads else {"most": 1}),
+                max_bytes=plan.limits.max_bytes,
+                wanted=plan.filter,
+                present=present,
+            )
+
+    def _submit(self, run: Run, number: int | None = None) -> Job:
+        return self.window.submit(run.indices, run.nbytes, run, number=number)
+
+    @property
+    def _is_failing(self) -> bool:
+        return self.window.halt.limit != float("inf")
+
+    def _next(self, jobs: deque[Job]) -> Job | None:
+        if self._plan.ordered:
+            return jobs.popleft() if jobs and self.window.is_done(jobs[0]) else None
+        done = next((job for job in jobs if self.window.is_done(job)), None)
+        if done is not None:
+            jobs.remove(done)
+        return done
+
+    def _take_in(self) -> None:
+        self.window.settle()
+        for job, first, last in self.window.overdue():
+            self._split(job, first, last)
+
+    def _split(self, job: Job, first: int, last: int) -> None:
+        """Keep what a job that was given up has, count its late chunks as failed, and read the rest anew."""
+        run: Run = (
+            job.load if isinstance(job.load, Run) else Run(job.indices, self._shard_of(job.indices[0]), job.nbytes)
+        )
+        job.results = list(job.results[:first])  # the abandoned thread may still append to the old list
+        late = [(index, Failure(Overdue(job.thread))) for index in run.indices[first:last]]
+        job.halt.failed(job)
+        if job.halt.fails_fast:
+            job.after.extend(late)
+            return
+        self._again(job, run, run.indices[len(job.results) : first])
+        job.after.extend(late)
+        self._again(job, run, run.indices[last:])
+
+    def _again(self, job: Job, run: Run, indices: list[Index]) -> None:
+        if indices:
+            nbytes = len(indices) * self._plan.codec.grid.chunk_nbytes
+            job.after.append(self._submit(Run(indices, run.shard, nbytes), job.number))
+
+    def _shard_of(self, index: Index) -> Index | None:
+        grid = self._plan.codec.grid
+        return grid.object_of(index) if grid.shards is not None else None
+
+    def _deliver(self, job: Job) -> Generator[Any, None, None]:
+        results = job.results
+        for position, result in enumerate(results):
+            results[position] = None
+            if type(result) is Chunk:
+                yield result
+            elif type(result) is Failure:
+                yield from self._mend(job.indices[position], result)
+        for part in job.after:
+            if isinstance(part, Job):
+                yield from self._await(part)
+            else:
+                yield from self._mend(*part)
+
+    def _await(self, job: Job) -> Generator[Any, None, None]:
+        while not self.window.is_done(job):
+            yield WAIT
+            self._take_in()
+        yield from self._deliver(job)
+        self.window.release(job)
+
+    def _mend(self, index: Index, failure: Failure) -> Generator[Any, None, None]:
+        """Apply the error policy to one chunk."""
+        error = self._error(index, failure.error)
+        if self._plan.on_error == "raise":
+            while not self.window.idle:  # nothing that can end is left in flight when the caller hears of it
+                yield WAIT
+                self._take_in()
+            raise error
+        if callable(self._plan.on_error):
+            if self._plan.on_error(error) == "retry":
+                run = Run([index], self._shard_of(index), self._plan.codec.grid.chunk_nbytes)
+                yield from self._await(self._submit(run, 0))
+                return
+        else:
+            logger.warning("skipped: %s", error)
+        yield Skipped(index)
+
+    def _error(self, index: Index, cause: BaseException) -> ChunkError:
+        codec, timeout = self._plan.codec, self._plan.limits.timeout
+        key = codec.key(codec.grid.object_of(index))
+        name = f"chunk {index} (key {key!r})"
+        if isinstance(cause, Overdue):
+            thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else "; its request was cancelled"
+            return ChunkTimeoutError(
+                f"{name} took longer than timeout={timeout:g} s{thread}: raise timeout=, or see what holds it up",
+                index=index,
+                key=key,
+            )
+        error = ChunkReadError(f"{name} could not be read: {type(cause).__name__}: {cause}", index=index, key=key)
+        error.__cause__ = cause
+        return error

@@ -1,0 +1,227 @@
+"""A run on its way out: encoded, stored, acknowledged. What happens to it in threads and on the loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from zarrstream.streaming.crew import Failure, Job, Line
+from zarrstream.streaming.files import FileTransport
+from zarrstream.streaming.transport import LoopTransport, sync_port
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from zarrstream.streaming.chunk import Index
+    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.shard import ShardLayout
+    from zarrstream.streaming.transport import SyncPort
+
+    NDArray: TypeAlias = npt.NDArray[Any]
+
+STORED: Final = "stored"
+ELIDED: Final = "elided"  # the chunk equals the fill value: its key is deleted, as zarr does
+
+
+class Saver:
+    """Writes the runs of one stream. A job's load is its chunks' data, whole chunks each, in the order of its indices.
+
+    Parameters
+    ----------
+    codec : ArrayCodec
+        The array.
+    requests : int
+        How many requests may be under way, where they are awaited.
+    """
+
+    def __init__(self, codec: ArrayCodec, requests: int) -> None:
+        self._codec = codec
+        self._port = sync_port(codec)
+        self._awaited = LoopTransport(codec.array.store, requests)
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether everything happens in worker threads."""
+        return self._port is not None
+
+    def sweep(self) -> int:
+        """Remove what killed writers left behind; returns how many files."""
+        return self._port.sweep() if isinstance(self._port, FileTransport) else 0
+
+    def line(self, loop: asyncio.AbstractEventLoop) -> Line:
+        """The stages of a job; ``loop`` is where an awaited store lives."""
+        if self._codec.opaque:
+            return Line(before=self._write_by_zarr, loop=loop)
+        if self._port is not None:
+            return Line(work=self._shard_work if self._codec.shard else self._work)
+        if self._codec.shard:
+            return Line(before=self._fetch_shard, work=self._encode_shard_of, after=self._send, loop=loop)
+        return Line(work=self._encode, after=self._send, loop=loop)
+
+    # Single chunks: all of the run are encoded, then all are written, in one transaction where the store has such.
+
+    def _work(self, job: Job) -> None:
+        port: SyncPort | None = self._port
+        assert port is not None
+        data = job.load
+        encoded: list[Any] = []
+        for position, chunk in enumerate(data):
+            if job.halted:
+                return
+            job.timing(position, position + 1)
+            try:
+                encoded.append(self._codec.encode(chunk))
+            except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
+                encoded.append(Failure(error))
+                job.halt.failed(job)
+        if job.halted:
+            return
+        keys = [self._codec.key(index) for index in job.indices]
+        together = [(key, [value]) for key, value in zip(keys, encoded, strict=True) if _is_bytes(value)]
+        put_many = getattr(port, "put_many", None)
+        rest: SyncPort = port
+        if put_many is not None and len(together) > 1 and self._put_together(job, put_many, together):
+            rest = _Rest(port)
+        results = job.results
+        for position, (key, value) in enumerate(zip(keys, encoded, strict=True)):
+            if job.halted:
+                return
+            job.timing(position, position + 1)
+            results.append(value if type(value) is Failure else self._store(job, rest, key, value))
+
+    def _put_together(self, job: Job, put_many: Callable[[Any], None], together: list[tuple[str, list[Any]]]) -> bool:
+        job.timing(0, len(job.indices))
+        try:
+            put_many(together)
+        except Exception:  # noqa: BLE001  # written one by one, the chunk that is to blame is found and named
+            return False
+        return True
+
+    def _store(self, job: Job, port: SyncPort, key: str, value: Any) -> Any:
+        try:
+            if value is None:
+                port.delete(key)
+                return ELIDED
+            port.put(key, value if isinstance(value, list) else [value])
+        except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
+            job.halt.failed(job)
+            return Failure(error)
+        return STORED
+
+    def _encode(self, job: Job) -> None:
+        [index], [chunk] = job.indices, job.load
+        job.timing(0, 1)
+        value = self._codec.encode(chunk)
+        job.load = (self._codec.key(index), None if value is None else [value], [ELIDED if value is None else STORED])
+
+    async def _send(self, job: Job, began: Callable[[], None]) -> None:
+        key, pieces, results = job.load
+        if pieces is None:
+            await self._awaited.delete(key, began=began)
+        else:
+            await self._awaited.put(key, pieces, began=began)
+        job.results.extend(results)
+
+    # Shards: all chunks of one at once; those that are not given stay as they are stored.
+
+    def _shard_work(self, job: Job) -> None:
+        assert self._port is not None
+        job.timing(0, len(job.indices))
+        key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
+        stored = None if self._is_complete(job) else self._port.get(key)
+        pieces, results = self._encode_shard(job, stored)
+        if job.halted:
+            return
+        done = self._store(job, self._port, key, pieces)
+        job.results.extend([done] * len(results) if type(done) is Failure else results)
+
+    async def _fetch_shard(self, job: Job, began: Callable[[], None]) -> None:
+        stored = None
+        if not self._is_complete(job):
+            key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
+            stored = await self._awaited.get(key, began=began)
+        job.load = (job.load, stored)
+
+    def _encode_shard_of(self, job: Job) -> None:
+        job.load, stored = job.load
+        job.timing(0, len(job.indices), job.spent)
+        pieces, results = self._encode_shard(job, stored)
+        job.load = (self._codec.key(self._codec.grid.object_of(job.indices[0])), pieces, results)
+
+    def _encode_shard(self, job: Job, stored: Any) -> tuple[list[Any] | None, list[Any]]:
+        layout = self._codec.shard
+        assert layout is not None
+        parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
+        results = []
+        for index, chunk in zip(job.indices, job.load, strict=True):
+            value = self._codec.encode_inner(chunk)
+            if value is None:
+                parts.pop(layout.local(index), None)
+            else:
+                parts[layout.local(index)] = value
+            results.append(ELIDED if value is None else STORED)
+        return layout.assemble(parts) if parts else None, results
+
+    def _parts_of(self, layout: ShardLayout, stored: memoryview) -> dict[Index, Any]:
+        index = layout.index_of(stored)
+        locals_ = list(np.ndindex(layout.per_shard))
+        spans = layout.ranges(index, locals_)
+        return {local: stored[span[0] : span[1]] for local, span in zip(locals_, spans, strict=True) if span}
+
+    def _is_complete(self, job: Job) -> bool:
+        grid = self._codec.grid
+        return len(job.indices) == sum(1 for _ in grid.chunks_in(grid.object_of(job.indices[0])))
+
+    # Arrays that zarr itself has to write.
+
+    async def _write_by_zarr(self, job: Job, began: Callable[[], None]) -> None:
+        grid = self._codec.grid
+        results = [ELIDED if self._codec.elides(chunk) else STORED for chunk in job.load]
+        async with self._awaited.gate:
+            began()
+            if grid.shards is not None and self._is_complete(job):
+                await self._codec.write_by_zarr(*self._whole_object(job))
+            else:
+                for index, chunk in zip(job.indices, job.load, strict=True):
+                    await self._codec.write_by_zarr(grid.region_of(index), _clipped(chunk, grid.region_of(index)))
+        job.results.extend(results)
+
+    def _whole_object(self, job: Job) -> tuple[tuple[slice, ...], NDArray]:
+        grid = self._codec.grid
+        regions = [grid.region_of(index) for index in job.indices]
+        box = tuple(
+            slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*regions, strict=True)
+        )
+        whole = self._codec.filled(tuple(part.stop - part.start for part in box))
+        for region, chunk in zip(regions, job.load, strict=True):
+            inside = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(region, box, strict=True))
+            whole[inside] = _clipped(chunk, region)
+        return box, whole
+
+
+class _Rest:
+    """What is left to do after a transaction has stored the values: deleting the elided ones.
+
+    Parameters
+    ----------
+    port : SyncPort
+        Where values went.
+    """
+
+    def __init__(self, port: SyncPort) -> None:
+        self.get, self.delete = port.get, port.delete
+
+    def put(self, key: str, pieces: Any) -> None:
+        """Store nothing: it is stored."""
+
+
+def _is_bytes(value: Any) -> bool:
+    return value is not None and type(value) is not Failure
+
+
+def _clipped(chunk: NDArray, region: tuple[slice, ...]) -> NDArray:
+    return chunk[tuple(slice(0, part.stop - part.start) for part in region)]

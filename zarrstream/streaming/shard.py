@@ -1,0 +1,177 @@
+"""A shard's bytes: its index, the ranges of its chunks, and how it is put together. Pure: it neither reads nor decodes.
+
+The layout is that of the zarr specification's ``sharding_indexed`` codec (https://zarr-specs.readthedocs.io, version
+1.0): an array of (offset, length) pairs in C order, at the start or the end, with 2**64 - 1 twice for a chunk that is
+not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    import numpy.typing as npt
+
+    from zarrstream.streaming.chunk import Index
+
+ABSENT = 2**64 - 1
+GAP_BYTES = 1 << 16  # neighbours this close are fetched together: a request costs more than the bytes between
+MERGED_BYTES = 16 << 20  # as zarr's array.sharding_coalesce_max_bytes
+MOSTLY = 0.5  # from this share of its chunks on, a shard is fetched whole
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """How the shards of one array are laid out.
+
+    Parameters
+    ----------
+    per_shard : tuple of int
+        Chunks along each axis of a shard.
+    index_nbytes : int
+        Bytes of the encoded index.
+    index_at_end : bool
+        Whether the index follows the chunks.
+    decode_index, encode_index : callable
+        Encoded index to an array of uint64 of shape ``(*per_shard, 2)``, and back.
+    """
+
+    per_shard: tuple[int, ...]
+    index_nbytes: int
+    index_at_end: bool
+    decode_index: Callable[[Any], npt.NDArray[np.uint64]]
+    encode_index: Callable[[npt.NDArray[np.uint64]], Any]
+
+    @property
+    def index_range(self) -> tuple[int, int | None]:
+        """The byte range of the index, half-open; negative where it counts from the end."""
+        return (-self.index_nbytes, None) if self.index_at_end else (0, self.index_nbytes)
+
+    def local(self, index: Index) -> Index:
+        """A chunk's coordinates within its shard."""
+        return tuple(at % per for at, per in zip(index, self.per_shard, strict=True))
+
+    def index_of(self, shard: memoryview) -> npt.NDArray[np.uint64]:
+        """The index of a shard that is there as a whole.
+
+        Raises
+        ------
+        ValueError
+            If the shard is shorter than its index.
+        """
+        if len(shard) < self.index_nbytes:
+            raise ValueError(f"the shard has {len(shard)} bytes, fewer than its index ({self.index_nbytes}): torn")
+        return self.decode_index(shard[-self.index_nbytes :] if self.index_at_end else shard[: self.index_nbytes])
+
+    def ranges(self, index: npt.NDArray[np.uint64], wanted: Iterable[Index]) -> list[tuple[int, int] | None]:
+        """The byte range of each wanted chunk, or None for one that is not there."""
+        spans: list[tuple[int, int] | None] = []
+        for chunk in wanted:
+            offset, length = index[self.local(chunk)].tolist()
+            spans.append(None if offset == ABSENT else (offset, offset + length))
+        return spans
+
+    def assemble(self, parts: dict[Index, Any]) -> list[Any]:
+        """Put encoded chunks, by their coordinates within the shard, together; the pieces are to be joined in order.
+
+        The chunks lie in C order, so that the same chunks always give the same bytes, whichever way they came in.
+        """
+        index = np.full((*self.per_shard, 2), ABSENT, dtype="<u8")
+        offset = 0 if self.index_at_end else self.index_nbytes
+        pieces = []
+        for local in sorted(parts):
+            piece = memoryview(parts[local]).cast("B")
+            index[local] = (offset, len(piece))
+            offset += len(piece)
+            pieces.append(piece)
+        encoded = self.encode_index(index)
+        return [*pieces, encoded] if self.index_at_end else [encoded, *pieces]
+
+    def mostly(self, wanted: int) -> bool:
+        """Whether so many chunks are enough to fetch the shard as a whole."""
+        return wanted >= MOSTLY * math.prod(self.per_shard)
+
+
+def coalesce(spans: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+    """Merge byte ranges that touch or nearly do.
+
+    Parameters
+    ----------
+    spans : iterable of (int, int)
+        Half-open byte ranges, in any order.
+    gap : int
+        Bytes that may lie between two that are merged.
+
+    Returns
+    -------
+    list of (int, int)
+        Sorted ranges that cover them, none longer than `MERGED_BYTES` unless one span is.
+    """
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if merged and start - merged[-1][1] <= gap and stop - merged[-1][0] <= MERGED_BYTES:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+class Shared:
+    """Values that several runs need and one of them reads; the oldest go first.
+
+    Parameters
+    ----------
+    most : int
+        How many are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._futures: OrderedDict[Any, Future[Any]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, name: Any, read: Callable[[], Any]) -> Any:
+        """Return a value; the first who asks reads it, others in other threads wait for it."""
+        future, mine = self._claim(name)
+        if mine:
+            try:
+                future.set_result(read())
+            except BaseException as error:
+                self._forget(name, future, error)
+                raise
+        return future.result()
+
+    async def aget(self, name: Any, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Return a value; the first who asks reads it, other tasks wait for it."""
+        future, mine = self._claim(name)
+        if mine:
+            try:
+                future.set_result(await read())
+            except BaseException as error:
+                self._forget(name, future, error)
+                raise
+        return await asyncio.wrap_future(future)
+
+    def _claim(self, name: Any) -> tuple[Future[Any], bool]:
+        with self._lock:
+            if (future := self._futures.get(name)) is not None:
+                return future, False
+            future = self._futures[name] = Future()
+            while len(self._futures) > self._most:
+                self._futures.popitem(last=False)
+            return future, True
+
+    def _forget(self, name: Any, future: Future[Any], error: BaseException) -> None:
+        with self._lock:
+            self._futures.pop(name, None)
+        future.set_exception(error)

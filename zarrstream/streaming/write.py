@@ -1,0 +1,169 @@
+"""`write_stream`: a source of chunks into an array, bounded, acknowledged, resumable."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from zarrstream.streaming.checkpoint import Checkpoint
+from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
+from zarrstream.streaming.crew import Failure
+from zarrstream.streaming.faces import refuse_own_loop, run_on
+from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
+from zarrstream.streaming.window import WAIT, Inbox
+from zarrstream.streaming.writing import END, WritePlan, Writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from zarrstream.streaming.checkpoint import Writer
+    from zarrstream.streaming.chunk import WriteReport
+
+
+def write_stream(
+    array: AnyArray,
+    source: Iterable[Any],
+    *,
+    concurrency: int | None = None,
+    checkpoint: Checkpoint | OnProgress | None = None,
+    filter: Filter | None = None,  # noqa: A002  # the word that users look for
+    on_error: OnError = "raise",
+    timeout: float | None = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
+    progress: OnProgress | None = None,
+) -> WriteReport:
+    """Write a source of chunks into an array, with bounded memory; with a checkpoint, resumable after a kill.
+
+    Parameters
+    ----------
+    array : zarr.Array or zarr.AsyncArray
+        The target, opened for writing.
+    source : iterable
+        Of `Chunk`, ``(index, data)`` or ``(region, data)``: a tuple of ints is an index in the target's chunk grid, a
+        tuple of slices a region in array coordinates that covers whole chunks; for a `Chunk` its region decides. It
+        is pulled in the caller's thread, one item at a time, and only when there is room. Items for one chunk are
+        written in their order; the last wins. Data are copied where they could still change.
+    concurrency : int, optional
+        Threads on stores that support zarr's synchronous methods (default: the cores), requests on others (default:
+        16).
+    checkpoint : Checkpoint or callable, optional
+        A `Checkpoint` skips chunks that were done when it was opened, and records each one that the store
+        acknowledges. A callable receives a `Progress` after each chunk, as ``progress`` does.
+    filter : callable, optional
+        Called as ``filter(index)`` in order; falsy leaves the chunk out.
+    on_error : {"raise", "skip"} or callable
+        What a chunk that cannot be written does. ``"raise"`` ends the stream: nothing more is written once the error
+        is there; ``"skip"`` logs, counts and goes on; a callable receives the error and may raise, return ``"retry"``
+        to have the chunk written again (not after a time-out: the stuck call might still write), or anything else to
+        skip it.
+    timeout : float, optional
+        Seconds that one chunk may take to be encoded and stored; None for no limit.
+    max_bytes : int
+        Bound of the decoded bytes gathered and in flight, plus one chunk. Chunks of a sharded array are gathered by
+        shard; where the budget or the source ends first, an incomplete shard is merged with what is stored.
+    progress : callable, optional
+        Receives a `Progress` after each chunk, in the caller's thread.
+
+    Returns
+    -------
+    WriteReport
+        What was written, skipped and given up.
+
+    Raises
+    ------
+    UnalignedChunkError
+        If an item's region cuts through a chunk.
+    TypeError, ValueError
+        If an argument or item is not what it has to be, or the array is read-only.
+    CheckpointMismatchError, CheckpointLockedError
+        If the checkpoint belongs to something else, or another writer holds it.
+    ChunkWriteError
+        A chunk could not be encoded or stored.
+    ChunkTimeoutError
+        A chunk took longer than ``timeout``: its state in the store is unknown, and it is not in the checkpoint.
+    Exception
+        What the source raised, once all that it yielded before is written.
+
+    Notes ----- A chunk that equals the fill value is elided, its key deleted, unless the array has
+    ``write_empty_chunks``. What an acknowledgement survives is the store's promise. On local directories a chunk is
+    renamed into place when it is whole; temporary files of killed writers are swept by the next call.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> array = zarr.create_array({}, shape=(6,), chunks=(3,), dtype="i4")
+    >>> report = write_stream(array, (((i,), np.full(3, i + 1, "i4")) for i in range(2)))
+    >>> report.written, array[...].tolist()
+    (2, [1, 1, 1, 2, 2, 2])
+    """
+    plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
+    loop = zarr_loop()
+    refuse_own_loop(loop)
+    record: Writer | None = None
+    if plan.checkpoint is not None:
+        record = plan.checkpoint.open(plan.codec, run_on(loop, stored_objects(plan.codec)))
+    inbox = Inbox()
+    try:
+        work = Writing(plan, inbox, loop, record)
+        try:
+            _run(work, inbox, iter(source))
+        finally:
+            work.window.close()
+    finally:
+        if record is not None:
+            record.close()
+    return work.report()
+
+
+def _run(work: Writing, inbox: Inbox, source: Iterator[Any]) -> None:
+    steps = work.steps()
+    item: Any = None
+    while True:
+        try:
+            step = steps.send(item)
+        except StopIteration:
+            return
+        item = None
+        if step is WAIT:
+            inbox.wait(work.window.patience())
+            continue
+        try:
+            item = next(source, END)
+        except Exception as error:  # noqa: BLE001  # raised again once what the source yielded is written
+            item = Failure(error)
+
+
+def plan_of(
+    array: AnyArray,
+    source: object,
+    limits: Limits,
+    checkpoint: Checkpoint | OnProgress | None,
+    filter: Filter | None,  # noqa: A002  # as in `write_stream`
+    on_error: OnError,
+    progress: OnProgress | None,
+) -> WritePlan:
+    """Check what `write_stream` was given."""
+    listener: OnProgress | None = None
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        if isinstance(checkpoint, (str, os.PathLike)):
+            raise TypeError(f"checkpoint must be a Checkpoint or a callable: write Checkpoint({str(checkpoint)!r})")
+        check_callable("checkpoint", checkpoint)
+        listener, checkpoint = checkpoint, None
+    return WritePlan(
+        codec=ArrayCodec(array),
+        limits=limits,
+        checkpoint=checkpoint,
+        listener=listener,
+        filter=filter,
+        on_error=on_error,
+        progress=progress,
+        total=_total(source),
+    )
+
+
+def _total(source: Any) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None

@@ -1,0 +1,318 @@
+"""One pass over a source: pulled when there is room, gathered into runs and shards, written, acknowledged, recorded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
+from zarrstream.streaming.chunk import Progress, WriteReport
+from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
+from zarrstream.streaming.gather import Gather
+from zarrstream.streaming.items import Frontier, Item, Piece, parse, pieces_of, whole, whole_chunk
+from zarrstream.streaming.plan import check_callables, check_on_error, cores
+from zarrstream.streaming.save import ELIDED, Saver
+from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Generator, Iterable
+
+    from zarrstream.streaming.checkpoint import Checkpoint, Writer
+    from zarrstream.streaming.chunk import Index
+    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
+
+logger = logging.getLogger("zarrstream")
+
+PULL: Final = object()  # what the steps yield to have the source's next item sent in
+END: Final = object()  # what is sent in when the source has no more
+_MOST_ERRORS = 100
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """A write, checked; see `zarrstream.write_stream` for the fields."""
+
+    codec: ArrayCodec
+    limits: Limits
+    checkpoint: Checkpoint | None
+    listener: OnProgress | None
+    filter: Filter | None
+    on_error: OnError
+    progress: OnProgress | None
+    total: int | None
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
+        check_callables(filter=self.filter, progress=self.progress)
+        if self.codec.array.store.read_only:
+            raise ValueError(
+                f"{self.codec.array.store_path} is read-only: open the array with mode='r+' to write into it"
+            )
+
+
+class Writing:
+    """One pass.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        What to write where.
+    inbox : Inbox or LoopInbox
+        Where acknowledgements arrive: for a thread, or for a loop.
+    loop : asyncio.AbstractEventLoop
+        Where an awaited store lives.
+    record : Writer or None
+        The opened checkpoint.
+    """
+
+    def __init__(
+        self, plan: WritePlan, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop, record: Writer | None
+    ) -> None:
+        limits = plan.limits
+        saver = Saver(plan.codec, limits.requests)
+        saver.sweep()
+        threads = limits.threads if saver.synchronous else min(cores(), limits.requests)
+        slots = 2 * threads if saver.synchronous else limits.requests + 2 * threads
+        if (
+            record is not None
+        ):  # what is stored and not yet recorded when a kill comes is written again: no more than this
+            slots = threads if saver.synchronous else limits.requests
+        self._plan, self._record = plan, record
+        self._listeners = [call for call in (plan.progress, plan.listener) if call is not None]
+        self._started = time.monotonic()
+        self.window = Window(
+            saver.line(loop),
+            inbox,
+            Halt("stop all" if plan.on_error == "raise" else "go on"),
+            threads=threads,
+            slots=slots,
+            ahead=slots,
+            max_bytes=limits.max_bytes,
+            timeout=limits.timeout,
+        )
+        self._gather = Gather(plan.codec.grid, singly=not saver.synchronous, max_bytes=limits.max_bytes)
+        self._threads = threads
+        self._frontier = Frontier()
+        self._busy: dict[Index, int] = {}
+        self._pieces: dict[Job, list[Piece]] = {}
+        self._tainted: set[Index] = set()
+        self._written = self._skipped = self._nbytes = self._failed = self._rewritten = 0
+        self._errors: list[ChunkError] = []
+
+    def report(self) -> WriteReport:
+        """What came of it."""
+        return WriteReport(
+            written=self._written,
+            skipped=self._skipped,
+            failed=self._failed,
+            nbytes=self._nbytes,
+            seconds=time.monotonic() - self._started,
+            last_index=self._frontier.last_index,
+            errors=tuple(self._errors),
+            lost=0 if self._record is None else self._record.done.lost,
+            rewritten=self._rewritten,
+        )
+
+    def steps(self) -> Generator[Any, Any, None]:
+        """Yield `PULL` for the next item (or `END`, or a `Failure` of the source) and `WAIT` for an acknowledgement.
+
+        After an error nothing more is written, and what was in flight and is stored is recorded.
+        """
+        try:
+            yield from self._run()
+        except Exception:
+            self.window.halt.after(-1)
+            while not self.window.idle:
+                yield WAIT
+                self._acknowledge()
+            raise
+
+    def _run(self) -> Generator[Any, Any, None]:
+        source_error: BaseException | None = None
+        while True:
+            yield from self._take_in()
+            if not self._gather.has_room(self.window.nbytes):
+                yield from self._make_room()
+                continue
+            item = yield PULL
+            if item is END:
+                break
+            if isinstance(item, Failure):
+                source_error = item.error
+                break
+            yield from self._accept(item)
+            yield from self._send_ready()
+        for batch in self._gather.rest():
+            yield from self._send(batch)
+        while not self.window.idle:
+            yield WAIT
+            yield from self._take_in()
+        if source_error is not None:
+            raise source_error
+
+    def _accept(self, given: object) -> Generator[Any, Any, None]:
+        plan = self._plan
+        grid = plan.codec.grid
+        pieces: Iterable[tuple[Index, Any]]
+        if (alone := whole_chunk(plan.codec, given)) is not None:
+            item = Item(waiting=1, last=alone[0])
+            pieces = (alone,)
+        else:
+            region, data = parse(plan.codec, given)
+            last = tuple(stop - 1 for _, stop in grid.covering(region))
+            item = Item(waiting=grid.count(region), last=last)
+            pieces = pieces_of(plan.codec, region, data)
+        self._frontier.add(item)
+        for index, part in pieces:
+            if self._is_done(index) or (plan.filter is not None and not plan.filter(index)):
+                self._skipped += 1
+                self._frontier.settle((item,))
+                self._gather.leave_out(index)
+                self._tell()
+                continue
+            if grid.shards is None and self._gather.holds(index):  # an earlier item for the same chunk goes first
+                yield from self._flush()
+            self._gather.add(Piece(index, whole(plan.codec, part), part.nbytes, (item,)))
+            if not self._gather.has_room(self.window.nbytes):
+                yield from self._send_ready()
+
+    def _is_done(self, index: Index) -> bool:
+        return self._record is not None and index in self._record.done
+
+    def _send_ready(self) -> Generator[Any, Any, None]:
+        # Where workers are idle a short run is better than none: a slow source is written as it comes.
+        hungry = self.window.unfinished < self._threads
+        for batch in self._gather.ready(hungry=hungry):
+            yield from self._send(batch)
+
+    def _flush(self) -> Generator[Any, Any, None]:
+        for batch in self._gather.singles():
+            yield from self._send(batch)
+
+    def _make_room(self) -> Generator[Any, Any, None]:
+        yield from self._flush()
+        if self.window.idle:
+            for batch in self._gather.oldest():
+                yield from self._send(batch)
+        elif not self._gather.has_room(self.window.nbytes):
+            yield WAIT
+
+    def _send(self, pieces: list[Piece]) -> Generator[Any, Any, None]:
+        objects = {self._plan.codec.grid.object_of(piece.index) for piece in pieces}
+        while not self.window.has_room(0) or objects & self._busy.keys():
+            yield WAIT
+            yield from self._take_in()
+        if objects & self._tainted:
+            for piece in pieces:
+                yield from self._mend(piece, Failure(RuntimeError("an earlier write of it is stuck and may still end")))
+            return
+        self._submit(pieces)
+
+    def _submit(self, pieces: list[Piece]) -> None:
+        nbytes = sum(piece.data.nbytes for piece in pieces)
+        for piece in pieces:
+            obj = self._plan.codec.grid.object_of(piece.index)
+            self._busy[obj] = self._busy.get(obj, 0) + 1
+        job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.data for piece in pieces])
+        self._pieces[job] = pieces
+
+    def _take_in(self) -> Generator[Any, Any, None]:
+        failures, unwritten = self._acknowledge()
+        for piece, failure in failures:
+            yield from self._mend(piece, failure)
+        for pieces in unwritten:
+            yield from self._send(pieces)
+
+    def _acknowledge(self) -> tuple[list[tuple[Piece, Failure]], list[list[Piece]]]:
+        """Take in what has ended: record and count what is stored; return what failed, and what was not come to."""
+        ended = [(job, job.results) for job in self.window.settle()]
+        for job, first, last in self.window.overdue():
+            late = [Failure(Overdue(job.thread))] * (last - first)
+            self._tainted |= {self._plan.codec.grid.object_of(index) for index in job.indices[first:last]}
+            job.halt.failed(job)
+            ended.append((job, [*job.results[:first], *late]))
+        failures, unwritten = [], []
+        for job, results in ended:
+            pieces = self._pieces.pop(job)
+            self.window.release(job)
+            self._unlock(pieces)
+            pairs = list(zip(pieces, results, strict=False))
+            failures += [(piece, result) for piece, result in pairs if isinstance(result, Failure)]
+            self._settle([(piece, result) for piece, result in pairs if not isinstance(result, Failure)])
+            if len(results) < len(pieces) and not job.halt.fails_fast:
+                unwritten.append(pieces[len(results) :])
+        return failures, unwritten
+
+    def _settle(self, stored: list[tuple[Piece, Any]]) -> None:
+        if self._record is not None:
+            self._record.add("stored", [piece.index for piece, result in stored if result is not ELIDED])
+            self._record.add("elided", [piece.index for piece, result in stored if result is ELIDED])
+        for piece, _ in stored:
+            self._count(piece)
+
+    def _count(self, piece: Piece) -> None:
+        self._written += len(piece.items)  # several, where a later item for a chunk of a shard took an earlier one in
+        self._nbytes += piece.nbytes * len(piece.items)
+        if self._record is not None and self._record.done.was_present(piece.index):
+            self._rewritten += 1
+        self._frontier.settle(piece.items)
+        self._tell()
+
+    def _unlock(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            obj = self._plan.codec.grid.object_of(piece.index)
+            self._busy[obj] -= 1
+            if not self._busy[obj]:
+                del self._busy[obj]
+
+    def _mend(self, piece: Piece, failure: Failure) -> Generator[Any, Any, None]:
+        """Apply the error policy to one chunk."""
+        error = self._error(piece.index, failure.error)
+        on_error = self._plan.on_error
+        if on_error == "raise":
+            raise error
+        if callable(on_error):
+            answer = on_error(error)
+            if answer == "retry" and not isinstance(error, ChunkTimeoutError):
+                yield from self._send([piece])
+                return
+        else:
+            logger.warning("skipped: %s", error)
+        self._failed += len(piece.items)
+        if len(self._errors) < _MOST_ERRORS:
+            self._errors.append(error)
+        self._frontier.settle(piece.items)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._listeners:
+            now = Progress(
+                self._written,
+                self._plan.total,
+                self._failed,
+                self._skipped,
+                self._nbytes,
+                self._frontier.last_index,
+            )
+            for call in self._listeners:
+                call(now)
+
+    def _error(self, index: Index, cause: BaseException) -> ChunkError:
+        codec = self._plan.codec
+        key = codec.key(codec.grid.object_of(index))
+        name = f"chunk {index} (key {key!r})"
+        if isinstance(cause, Overdue):
+            thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else ""
+            return ChunkTimeoutError(
+                f"{name} took longer than timeout={self._plan.limits.timeout:g} s to write{thread}: whether it was "
+                "stored is unknown, and no checkpoint has it. Raise timeout=, or see what holds it up, and try again",
+                index=index,
+                key=key,
+            )
+        error = ChunkWriteError(f"{name} could not be written: {type(cause).__name__}: {cause}", index=index, key=key)
+        error.__cause__ = cause
+        return error
