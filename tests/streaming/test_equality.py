@@ -125,6 +125,11 @@ def test_slices_rebuild_the_array(data: st.DataObject) -> None:
         same(found.data, values[found.region])
 
 
+def timeless(stored: bytes) -> bytes:
+    """The stored bytes without gzip's time of writing, which may be a second later in the second copy (RFC 1952)."""
+    return stored[:4] + bytes(4) + stored[8:] if stored.startswith(b"\x1f\x8b") else stored
+
+
 @given(st.data())
 def test_written_is_what_zarr_would_have_written(data: st.DataObject) -> None:
     """A copy made by streams has the same values and the same keys as one made by zarr."""
@@ -147,7 +152,7 @@ def test_written_is_what_zarr_would_have_written(data: st.DataObject) -> None:
         # A shard's chunks lie in C order here, in Morton order with zarr; all else is equal byte for byte.
         for key in keys[0]:
             one, other = (target.store.get_sync(key).to_bytes() for target in targets)
-            assert one == other or "gzip" in str(array.metadata), key
+            assert timeless(one) == timeless(other), key
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
