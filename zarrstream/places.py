@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from zarrstream.errors import StoreOptionError
+from zarrstream.errors import MissingExtraError, StoreOptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,3 +136,93 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def built_in(scheme: str) -> BackEnd:
+    """Return the row of one of our own schemes."""
+    return next(back_end for back_end in BUILT_IN if back_end.scheme == scheme)
+
+
+def is_there(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # the package around it is not there
+        return False
+
+
+def make(
+    back_end: BackEnd,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
+    *,
+    read_only: bool = False,
+    called: str | None = None,
+) -> Any:  # noqa: ANN401  # a zarr Store, or a mapping of bytes
+    """Return what a back end's factory makes of a place and its options.
+
+    Parameters
+    ----------
+    back_end : BackEnd
+        The row.
+    arguments : tuple of str
+        What the URL names; empty where the parts come as options.
+    options : dict
+        By name.
+    read_only : bool, optional
+        Given to factories that have such an option.
+    called : str, optional
+        What the user called it, for messages; by default the scheme.
+
+    Raises
+    ------
+    StoreOptionError
+        An unknown option, or a place that is not named.
+    MissingExtraError
+        The driver, or the factory, is not installed.
+    """
+    factory = _load(back_end)
+    if "read_only" in inspect.signature(factory).parameters:
+        options = {**options, "read_only": read_only}
+    _check(factory, called or back_end.scheme, arguments, options)
+    return factory(*arguments, **options)
+
+
+def _load(back_end: BackEnd) -> Callable[..., Any]:
+    module, _, name = back_end.factory.partition(":")
+    if back_end.extra is not None and back_end.driver is not None and not is_there(back_end.driver):
+        raise MissingExtraError(
+            f"{back_end.scheme}:// needs the package {back_end.driver!r}: pip install 'zarrstream[{back_end.extra}]'"
+        )
+    try:
+        factory: Any = importlib.import_module(module)
+        for part in name.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"the store {back_end.scheme!r} cannot be loaded from {back_end.factory!r} ({error}): "
+            f"install the package that brings it"
+        ) from error
+    return factory  # type: ignore[no-any-return]  # found by name
+
+
+def _check(factory: Callable[..., Any], scheme: str, arguments: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuse, by name, what the factory's signature does not have or still needs."""
+    signature = inspect.signature(factory)
+    named = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    known = named[len(arguments) :]
+    for name in options:
+        if name not in known and not takes_any:
+            known = sorted({*known, "read_only"})
+            raise StoreOptionError(
+                f"{scheme!r} has no option {name!r}{nearest(name, known)} Its options are {', '.join(known)}"
+            )
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        raise StoreOptionError(f"{scheme!r}: {error}; write it as a URL, or give its parts") from error

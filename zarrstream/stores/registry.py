@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
-from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +12,12 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from zarrstream import places
-from zarrstream.errors import MissingExtraError, StoreOptionError
+from zarrstream.errors import StoreOptionError
 from zarrstream.stores.mapping import MappingStore
 
 if TYPE_CHECKING:
     import os
 
-Factory = Callable[..., "Store | MutableMapping[str, bytes]"]
 _GROUP = "zarrstream.stores"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -84,15 +79,11 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
     back_ends = _back_ends()
     place = places.parse(url, back_ends)
     back_end = back_ends[place.scheme]
-    factory = _load(back_end)
     arguments: tuple[str, ...] = ()
     if place.rest is not None:
         whole_url = back_end.target is places.whole
         arguments = (str(url) if whole_url else back_end.target(place.rest),)
-    takes_read_only = "read_only" in inspect.signature(factory).parameters
-    given = {**options, "read_only": read_only} if takes_read_only else options
-    _check(factory, back_end.scheme, arguments, given)
-    made = factory(*arguments, **given)
+    made = places.make(back_end, arguments, options, read_only=read_only)
     if isinstance(made, Store):
         return made
     return MappingStore(made, read_only=read_only)
@@ -136,7 +127,7 @@ def list_stores() -> list[StoreInfo]:
         StoreInfo(
             scheme=scheme,
             title=back_end.title,
-            installed=_is_there(back_end.driver or back_end.factory.partition(":")[0]),
+            installed=places.is_there(back_end.driver or back_end.factory.partition(":")[0]),
             extra=back_end.extra,
             aliases=back_end.aliases,
         )
@@ -183,50 +174,3 @@ def _back_ends() -> dict[str, places.BackEnd]:
     for back_end in places.BUILT_IN:
         known.update(dict.fromkeys((back_end.scheme, *back_end.aliases), back_end))
     return {**known, **_registered}
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:  # the package around it is not there
-        return False
-
-
-def _load(back_end: places.BackEnd) -> Factory:
-    module, _, name = back_end.factory.partition(":")
-    if back_end.extra is not None and back_end.driver is not None and not _is_there(back_end.driver):
-        raise MissingExtraError(
-            f"{back_end.scheme}:// needs the package {back_end.driver!r}: pip install 'zarrstream[{back_end.extra}]'"
-        )
-    try:
-        factory: Any = importlib.import_module(module)
-        for part in name.split("."):
-            factory = getattr(factory, part)
-    except (ImportError, AttributeError) as error:
-        raise MissingExtraError(
-            f"the store {back_end.scheme!r} cannot be loaded from {back_end.factory!r} ({error}): "
-            f"install the package that brings it"
-        ) from error
-    return factory  # type: ignore[no-any-return]  # found by name
-
-
-def _check(factory: Factory, scheme: str, arguments: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Refuse, by name, what the factory's signature does not have or still needs."""
-    signature = inspect.signature(factory)
-    named = [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-    ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    known = named[len(arguments) :]
-    for name in options:
-        if name not in known and not takes_any:
-            known = sorted({*known, "read_only"})
-            raise StoreOptionError(
-                f"{scheme!r} has no option {name!r}{places.nearest(name, known)} Its options are {', '.join(known)}"
-            )
-    try:
-        signature.bind(*arguments, **options)
-    except TypeError as error:
-        raise StoreOptionError(f"{scheme!r}: {error}; write it as a URL, or give its parts") from error

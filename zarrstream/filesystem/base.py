@@ -1,29 +1,23 @@
-"""The mappings as fsspec file systems: ``zarr.open("sqlite:///x.db")`` works without a word about zarrstream."""
-
-# ruff: noqa: ANN401, ARG002, FBT001, FBT002  # the signatures are those of fsspec.spec
+"""A mapping as an fsspec file system, whatever its place."""
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from zarrstream import places
-from zarrstream.errors import StoreError, StoreOptionError
+from zarrstream.errors import StoreError
 from zarrstream.mappings.base import ByteMapping, level
-from zarrstream.mappings.sqlite import SQLiteMapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zarrstream.mappings.sqlite_file import Durability
-
 # Options that fsspec, or zarr through it, hands to any file system.
-_FSSPEC = {"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"}
-_SUFFIXES = {".db", ".db3", ".sqlite", ".sqlite3"}
+FSSPEC_OPTIONS = frozenset(
+    {"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"}
+)
 
 
 class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
@@ -213,74 +207,6 @@ class MappingFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec ships n
 
     def discard(self) -> None:
         """Forget the value."""
-
-
-class SQLiteFileSystem(MappingFileSystem):
-    """The keys of one SQLite file as files: the ``sqlite`` of fsspec's URLs.
-
-    Parameters
-    ----------
-    path : str
-        The database file.
-    durability, busy_timeout : optional
-        See `zarrstream.mappings.sqlite.SQLiteMapping`.
-    **storage_options
-        fsspec's own.
-
-    Raises
-    ------
-    StoreOptionError
-        No path, or an unknown option.
-
-    Notes
-    -----
-    In ``sqlite:///x.db/group/zarr.json`` the database is the first part of the path that is a file; if there is none
-    yet, the first that ends in ``.db``, ``.db3``, ``.sqlite`` or ``.sqlite3`` and is no folder; else the whole path.
-    The rest is the key. Reading a database that is not there makes no file.
-    """
-
-    protocol = "sqlite"
-
-    def __init__(
-        self,
-        path: str | None = None,
-        *,
-        durability: Durability = "normal",
-        busy_timeout: float = 60.0,
-        **storage_options: Any,
-    ) -> None:
-        if not path:
-            raise StoreOptionError('which database? Pass its path: fsspec.filesystem("sqlite", path="x.db")')
-        for name in set(storage_options) - _FSSPEC:
-            known = ["path", "durability", "busy_timeout"]
-            raise StoreOptionError(
-                f"'sqlite' has no option {name!r}{places.nearest(name, known)} Its options are {known}"
-            )
-        root = self._strip_protocol(path)
-        mapping = SQLiteMapping(root, durability=durability, busy_timeout=busy_timeout)
-        super().__init__(mapping, root, **storage_options)
-
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        if isinstance(path, list):
-            return [cls._strip_protocol(name) for name in path]
-        name = os.fsdecode(path)
-        if name.startswith("sqlite://"):
-            name = places.file_path(name.removeprefix("sqlite://"))
-        return os.path.join(os.getcwd(), name).rstrip("/")  # noqa: PTH109, PTH118  # pathlib would rewrite the key
-
-    @classmethod
-    def _get_kwargs_from_urls(cls, path: str) -> dict[str, str]:
-        return {"path": _database(cls._strip_protocol(path))}
-
-
-def _database(path: str) -> str:
-    """Return the part of a path that names the database: see `SQLiteFileSystem`."""
-    parts = path.split("/")
-    leading = ["/".join(parts[:count]) for count in range(2, len(parts) + 1)]
-    files = (name for name in leading if os.path.isfile(name))  # noqa: PTH113
-    named = (name for name in leading if PurePosixPath(name).suffix in _SUFFIXES and not os.path.isdir(name))  # noqa: PTH112
-    return next(files, None) or next(named, path)
 
 
 def _entry(name: str, size: int | None = None) -> dict[str, Any]:

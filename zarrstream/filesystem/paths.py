@@ -1,0 +1,109 @@
+"""The file systems whose database is a file or a folder: the path in a URL names it, and then a key in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from zarrstream import places
+from zarrstream.errors import StoreOptionError
+from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem
+
+
+class PathFileSystem(MappingFileSystem):
+    """The keys of one database file or folder as files.
+
+    Parameters
+    ----------
+    path : str
+        The database.
+    **storage_options
+        Those of the back end's mapping, and fsspec's own.
+
+    Attributes
+    ----------
+    scheme : str
+        The back end's name in `zarrstream.places`.
+    suffixes : frozenset of str
+        How databases of this kind are named.
+
+    Raises
+    ------
+    StoreOptionError
+        No path, or an unknown option.
+
+    Notes
+    -----
+    In ``sqlite:///x.db/group/zarr.json`` the database is the first part of the path that is one; if there is none yet,
+    the first that has one of the `suffixes` and is not something else; else the whole path. The rest is the key.
+    Reading a database that is not there makes none.
+    """
+
+    scheme: ClassVar[str]
+    suffixes: ClassVar[frozenset[str]]
+
+    def __init__(self, path: str | None = None, **storage_options: Any) -> None:
+        if not path:
+            raise StoreOptionError(
+                f"which database? Pass its path: fsspec.filesystem({self.protocol!r}, path='x{min(self.suffixes)}')"
+            )
+        root = self._strip_protocol(path)
+        own = {name: value for name, value in storage_options.items() if name not in FSSPEC_OPTIONS}
+        mapping = places.make(places.built_in(self.scheme), (root,), own, called=str(self.protocol))
+        super().__init__(mapping, root, **storage_options)
+
+    @classmethod
+    def is_database(cls, path: str) -> bool:
+        """Return whether there is a database of this kind at a path."""
+        return os.path.isfile(path)  # noqa: PTH113  # pathlib would rewrite the key
+
+    @classmethod
+    def is_other(cls, path: str) -> bool:
+        """Return whether there is something at a path that cannot become such a database."""
+        return os.path.isdir(path)  # noqa: PTH112  # as above
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(name) for name in path]
+        name = os.fsdecode(path)
+        if name.startswith(f"{cls.protocol}://"):
+            name = places.file_path(name.removeprefix(f"{cls.protocol}://"))
+        return os.path.join(os.getcwd(), name).rstrip("/")  # noqa: PTH109, PTH118  # as above
+
+    @classmethod
+    def _get_kwargs_from_urls(cls, path: str) -> dict[str, str]:
+        return {"path": cls._database(cls._strip_protocol(path))}
+
+    @classmethod
+    def _database(cls, path: str) -> str:
+        parts = path.split("/")
+        leading = ["/".join(parts[:count]) for count in range(2, len(parts) + 1)]
+        there = (name for name in leading if cls.is_database(name))
+        named = (name for name in leading if PurePosixPath(name).suffix in cls.suffixes and not cls.is_other(name))
+        return next(there, None) or next(named, path)
+
+
+class SQLiteFileSystem(PathFileSystem):
+    """The keys of one SQLite file as files: the ``sqlite`` of fsspec's URLs.
+
+    Parameters
+    ----------
+    path : str
+        The database file.
+    **storage_options
+        Those of `zarrstream.mappings.sqlite.SQLiteMapping`, and fsspec's own.
+
+    Raises
+    ------
+    StoreOptionError
+        No path, or an unknown option.
+
+    Notes
+    -----
+    See `PathFileSystem` for how a URL is divided into database and key.
+    """
+
+    protocol = scheme = "sqlite"
+    suffixes = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
