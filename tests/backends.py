@@ -15,6 +15,7 @@ from tests.optional import require
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.mappings.zip import ZipMapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -44,6 +45,18 @@ def _sqlite_v2(folder: Path) -> MutableMapping[str, bytes]:
     return SQLiteMapping(folder / "v2.sqldb")
 
 
+class Published(ZipMapping):
+    """A zip archive that is published after every write, so that the laws meet what the file says."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.flush()
+
+    def update_many(self, items: Any) -> None:
+        super().update_many(items)
+        self.flush()
+
+
 @dataclass(frozen=True)
 class Row:
     """One kind of mapping.
@@ -71,6 +84,8 @@ ROWS = (
     Row("sqlite", lambda folder: SQLiteMapping(folder / "x.db")),
     Row("sqlite-off", lambda folder: SQLiteMapping(folder / "x.db", durability="off")),
     Row("sqlite-v2", _sqlite_v2),
+    Row("zip", lambda folder: ZipMapping(folder / "x.zip")),
+    Row("zip-published", lambda folder: Published(folder / "x.zip")),
 )
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

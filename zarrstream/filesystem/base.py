@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+from fsspec.transaction import Transaction
 
 from zarrstream.errors import StoreError
 from zarrstream.mappings.base import ByteMapping, level
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 FSSPEC_OPTIONS = frozenset(
     {"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"}
 )
+
+
+class PublishingTransaction(Transaction):  # type: ignore[misc]  # fsspec ships no types
+    """fsspec's transaction, which at its end publishes what the mapping has pending."""
+
+    def complete(self, commit: bool = True) -> None:
+        """Write the deferred files, or drop them; then publish."""
+        files = self.fs
+        super().complete(commit)
+        if commit:
+            files.mapping.flush()
 
 
 class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
@@ -37,7 +49,8 @@ class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
     -----
     Only an absent key is `FileNotFoundError`; every other failure is a `zarrstream.errors.StoreError`, which zarr does
     not take for "not stored". Paths are literal: ``rm`` and ``cat_file`` expand no ``*``. Folders are implied by
-    keys: ``mkdir`` and ``rmdir`` do nothing. A key ``a`` beside a key ``a/b`` is a file and a folder at once.
+    keys: ``mkdir`` and ``rmdir`` do nothing. A key ``a`` beside a key ``a/b`` is a file and a folder at once. The end of
+    a transaction publishes what the mapping has pending (see ``ByteMapping.flush``).
 
     **Threads, processes, durability**: the mapping's. **Pickling**: the mapping is pickled.
     """
@@ -45,6 +58,7 @@ class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
     # Instances would be kept for good, and their connections with them.
     cachable = False
     root_marker = "/"
+    transaction_type = PublishingTransaction
 
     def __init__(self, mapping: ByteMapping, root: str, **storage_options: Any) -> None:
         super().__init__(**storage_options)

@@ -107,3 +107,30 @@ class SQLiteFileSystem(PathFileSystem):
 
     protocol = scheme = "sqlite"
     suffixes = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
+
+
+class ZarrZipFileSystem(PathFileSystem):
+    """The keys of one zip archive as files: the ``zarrzip`` of fsspec's URLs, where ``zip`` is fsspec's own.
+
+    Parameters
+    ----------
+    path : str
+        The archive.
+    **storage_options
+        fsspec's own.
+
+    Raises
+    ------
+    StoreOptionError
+        No path, or an unknown option.
+
+    Notes
+    -----
+    See `PathFileSystem` for how a URL is divided into archive and key, and `zarrstream.mappings.zip.ZipMapping` for
+    when what is written is published: at the latest when the last file system (or array) of the archive is gone, or
+    the interpreter ends; at once by ``mapping.flush()`` or at the end of a transaction.
+    """
+
+    protocol = "zarrzip"
+    scheme = "zip"
+    suffixes = frozenset({".zip"})

@@ -1,0 +1,284 @@
+"""One archive in this process: what all mappings of its path share, the pending values above all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from zarrstream.errors import StoreError, StoreUnavailableError
+from zarrstream.mappings.zip_directory import Directory, identity_of, read_directory, reopened
+from zarrstream.mappings.zip_lock import WriterLock
+from zarrstream.mappings.zip_publish import publish, remove, sync_folder
+from zarrstream.mappings.zip_spill import Spill, new_entry
+
+if TYPE_CHECKING:
+    import zipfile
+    from collections.abc import Iterator
+
+    from zarrstream.mappings.zip_directory import Identity
+
+_ABSENT = object()
+
+
+class View:
+    """What the mapping shows: a version of the archive, and what is pending above it.
+
+    A reader takes the view once and works on it: what replaces it meanwhile does not disturb him.
+
+    Parameters
+    ----------
+    base : Directory
+        The published version.
+    pending : dict, optional
+        What was written, and None for what was deleted.
+    spill : Spill, optional
+        Where the written entries are.
+    inherited : bool, optional
+        Whether what is pending is the parent's, from before a fork: to be read, never to be published.
+    """
+
+    def __init__(
+        self,
+        base: Directory,
+        pending: dict[str, zipfile.ZipInfo | None] | None = None,
+        spill: Spill | None = None,
+        *,
+        inherited: bool = False,
+    ) -> None:
+        self.base = base
+        self.pending = {} if pending is None else pending
+        self.spill = spill
+        self.inherited = inherited
+        self._changes = 0
+        self._names: tuple[int, list[str]] | None = None
+
+    def find(self, key: str) -> zipfile.ZipInfo | None:
+        """Return the entry of a key; None where it is absent."""
+        info = self.pending.get(key, _ABSENT)
+        return self.base.entries.get(key) if info is _ABSENT else info  # type: ignore[return-value]  # not the mark
+
+    def value(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        """Return the bytes ``start`` to ``stop`` of a value; None where the key is absent."""
+        info = self.find(key)
+        if info is None:
+            return None
+        # The entry is of one file or of the other, whatever is written to `pending` meanwhile.
+        file = self.base.file if info is self.base.entries.get(key) else self.spill
+        assert file is not None  # noqa: S101  # told to the type checker: it has this entry
+        return file.value(info, start, stop)
+
+    def names(self) -> list[str]:
+        """Return every key, sorted. The list is never changed."""
+        # The count is taken first: what is written meanwhile makes the list old, and the next caller sees that.
+        changes, cached = self._changes, self._names
+        if cached is not None and cached[0] == changes:
+            return cached[1]
+        pending = self.pending.copy()
+        kept = (key for key in self.base.entries if key not in pending)
+        names = sorted([*kept, *(key for key, info in pending.items() if info is not None)])
+        self._names = changes, names
+        return names
+
+    def names_under(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that start with a prefix, sorted."""
+        names = self.names()
+        for at in range(bisect_left(names, prefix), len(names)):
+            if not names[at].startswith(prefix):
+                return
+            yield names[at]
+
+    def put(self, key: str, info: zipfile.ZipInfo | None) -> None:
+        """Note what was written, or deleted. The caller holds the archive's lock."""
+        spill, before = self.spill, self.pending.get(key)
+        if spill is not None:
+            spill.forget(before)
+        is_new = (self.find(key) is None) != (info is None)
+        if info is None and key not in self.base.entries:
+            self.pending.pop(key, None)
+        else:
+            self.pending[key] = info
+        if is_new:
+            self._changes += 1
+
+
+class Archive:
+    """The state of one archive. See `zarrstream.mappings.zip.ZipMapping` for what it promises.
+
+    Parameters
+    ----------
+    path : str
+        The absolute path, links resolved.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held by whoever writes, publishes or opens; readers of an open archive need none.
+    users : int
+        How many mappings share it.
+    seen : bool
+        Whether the archive has been there: if so, its absence is an error, not emptiness.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.users = 0
+        self.seen = False
+        folder, name = os.path.split(path)
+        self._beside = os.path.join(folder, f".{name}.zarrstream-")  # noqa: PTH118  # paths are plain text
+        self._writer = WriterLock(f"{self._beside}lock", path)
+        self._view: View | None = None
+        self._forked = False
+
+    def is_used(self) -> bool:
+        """Whether a mapping is there."""
+        return self.users > 0
+
+    def view(self) -> View:
+        """Return what is there now.
+
+        Raises
+        ------
+        StoreUnavailableError
+            The archive was there and is gone; or another program has changed it under what is pending.
+        """
+        view, there = self._view, identity_of(self.path)
+        if view is None or there != view.base.identity or self._forked:
+            return self._renewed()
+        return view
+
+    def write(self, items: list[tuple[str, bytes | memoryview]]) -> None:
+        """Make values pending: all, or none."""
+        entries = [(new_entry(key, value), value) for key, value in items]  # the checksums need no lock
+        with self.lock:
+            view = self.writable()
+            if view.spill is None:
+                view.spill = Spill(f"{self._beside}spill", self.path)
+            view.spill.append(entries)
+            for info, _ in entries:
+                view.put(info.filename, info)
+            if view.spill.is_wasteful:
+                with suppress(StoreError):  # no room for both: it can wait
+                    spill, pending = view.spill.compacted(view.pending)
+                    self._view = View(view.base, pending, spill)
+
+    def writable(self) -> View:
+        """Return the view to write to, having made sure that nobody else writes. The caller holds the lock."""
+        view = self.view()
+        if self._writer.held:
+            return view
+        self._writer.acquire()
+        remove(f"{self._beside}new")  # what a killed writer has left
+        if view.inherited:
+            self._view = None
+        return self.view()  # another writer may have published before it gave the lock back
+
+    def flush(self) -> None:
+        """Publish what is pending."""
+        with self.lock:
+            view = self._view
+            if view is None or not view.pending or view.inherited or self._forked:
+                return
+            base = publish(self.path, f"{self._beside}new", self.view().base, view.pending, view.spill)
+            self._view, self.seen = View(base), True
+            sync_folder(self.path)
+
+    def revert(self) -> None:
+        """Forget what is pending, and let others write."""
+        with self.lock:
+            self._view = None
+            self._writer.release()
+
+    def close(self) -> None:
+        """Publish what is pending, let others write, and forget what was seen."""
+        with self.lock:
+            self.flush()
+            self.revert()
+            self.seen = False
+
+    def forked(self) -> None:
+        """Begin anew in a child: with its own lock and descriptors, and with nothing to publish."""
+        self.lock = threading.RLock()
+        self._writer.forget()
+        self._forked = True
+
+    def _renewed(self) -> View:
+        with self.lock:
+            view, there = self._view, identity_of(self.path)
+            if view is None:
+                view = View(self._opened(missing=there is None))
+            elif there == view.base.identity:
+                view = self._inherited(view) if self._forked else view
+            elif view.pending and not view.inherited and not self._forked:
+                view = View(self._changed(view, there), view.pending, view.spill)
+            else:
+                view = View(self._opened(missing=there is None))
+            self._view, self._forked = view, False
+            return view
+
+    def _changed(self, view: View, there: Identity | None) -> Directory:
+        """Return what another program has made of the archive while values are pending; it does not know our lock."""
+        if there is not None and view.base.identity is not None and there[:2] == view.base.identity[:2]:
+            return read_directory(self.path)  # the same file, touched or added to
+        raise StoreUnavailableError(
+            f"the zip archive {self.path!r} {'is gone' if there is None else 'was replaced by another program'} while "
+            f"values for it were pending: bring back the file that was there, or revert() the mapping to give them up"
+        )
+
+    def _opened(self, *, missing: bool) -> Directory:
+        if not missing:
+            directory = read_directory(self.path)
+            self.seen = True
+            return directory
+        if self.seen:
+            raise StoreUnavailableError(
+                f"the zip archive {self.path!r} is gone, though it was there before: bring it back, or close() the "
+                f"store to begin anew"
+            )
+        return Directory()
+
+    def _inherited(self, view: View) -> View:
+        """Return a forked child's own view of what the parent showed."""
+        base = view.base if view.base.file is None else reopened(view.base, self.path)
+        if base is None:
+            return View(self._opened(missing=False))
+        return View(base, view.pending, view.spill, inherited=bool(view.pending))
+
+
+_archives: dict[str, Archive] = {}
+_guard = threading.RLock()
+
+
+def shared_archive(path: str) -> Archive:
+    """Return this process's state of an archive, for one more mapping."""
+    with _guard:
+        archive = _archives.get(path) or Archive(path)
+        archive.users += 1
+        _archives[path] = archive
+        return archive
+
+
+def release_archive(archive: Archive) -> None:
+    """Take leave of a mapping that is gone; the last one's archive is published and closed."""
+    with _guard:
+        archive.users -= 1
+    if archive.is_used():
+        return
+    # It stays in the table until it is published: whoever opens the path meanwhile gets it, not the old version.
+    archive.close()
+    with _guard:
+        if not archive.is_used() and _archives.get(archive.path) is archive:
+            del _archives[archive.path]
+
+
+def _after_fork_in_child() -> None:
+    for archive in _archives.values():
+        archive.forked()
+    _guard.release()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)
