@@ -21,7 +21,7 @@ from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnErro
 from zarrstream.streaming.reading import Skipped
 from zarrstream.streaming.window import WAIT, LoopInbox
 from zarrstream.streaming.write import plan_of
-from zarrstream.streaming.writing import END, Writing
+from zarrstream.streaming.writing import END, PUBLISH, Writing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -201,7 +201,7 @@ async def write_stream(
             await work.window.aclose()
     finally:
         if record is not None:
-            record.close()
+            await asyncio.to_thread(record.close)  # it publishes, and the loop has others to serve
     return work.report()
 
 
@@ -216,6 +216,9 @@ async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> N
         item = None
         if step is WAIT:
             await inbox.wait(work.window.patience())
+            continue
+        if step is PUBLISH:
+            await asyncio.to_thread(work.publish)
             continue
         try:
             item = await anext(source, END)

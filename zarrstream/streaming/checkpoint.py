@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -17,11 +18,12 @@ from zarrstream.errors import CheckpointLockedError, CheckpointMismatchError
 from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.load import stored_objects
-from zarrstream.streaming.place import place_of
+from zarrstream.streaming.place import place_of, publisher_of
 from zarrstream.streaming.presence import Presence
+from zarrstream.streaming.publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from zarrstream.streaming.chunk import Index
 
@@ -32,7 +34,6 @@ except ImportError:  # Windows: writers are not kept apart there
 
 _FORMAT = 1
 _MAGIC = b'{"zarrstream-checkpoint":'  # how the first line begins, so that a torn one is known for ours
-_BATCH = 256  # acknowledged chunks that wait for one flush of a store that publishes only then
 
 
 class Checkpoint:
@@ -140,9 +141,7 @@ class Checkpoint:
         except BaseException:
             file.close()
             raise
-        store: Any = codec.array.store
-        publish = None if getattr(store, "durable_on_write", True) else store.flush
-        return Writer(file, record, publish)
+        return Writer(file, record, Publication(publisher_of(codec.array.store)))
 
     def _binding(self, codec: ArrayCodec) -> dict[str, Any]:
         document = codec.describe()
@@ -272,28 +271,37 @@ class Writer:
         The locked file, at its end.
     record : Record
         What was done when it was opened.
-    publish : callable, optional
-        Makes the store's writes durable; called before any is recorded.
+    publication : Publication
+        Makes the store's writes durable; run before any is recorded.
     """
 
-    def __init__(self, file: IO[bytes], record: Record, publish: Callable[[], object] | None) -> None:
-        self._file, self.done, self._publish = file, record, publish
+    def __init__(self, file: IO[bytes], record: Record, publication: Publication) -> None:
+        self._file, self.done, self._publication = file, record, publication
         self._waiting: list[tuple[str, Index]] = []
+        self._turn = threading.Lock()  # an awaited flush that was cancelled goes on in its thread, and `close` waits
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a `flush`, which `add` leaves to the caller where the store has to publish."""
+        return self._publication.is_needed and self._publication.is_due(len(self._waiting))
 
     def add(self, kind: str, indices: Iterable[Index]) -> None:
         """Record chunks that the store has acknowledged, as ``"stored"`` or ``"elided"``."""
         self._waiting.extend((kind[0], index) for index in indices)
-        if self._publish is None or len(self._waiting) >= _BATCH:
+        if not self._publication.is_needed:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added, after the store has published it."""
-        if not self._waiting:
-            return
-        if self._publish is not None:
-            self._publish()
-        latest = {index: kind for kind, index in self._waiting}
-        self._waiting = []
+        with self._turn:
+            acknowledged = self._waiting[:]
+            if not acknowledged:
+                return
+            self._publication.run()
+            del self._waiting[: len(acknowledged)]
+            self._write({index: kind for kind, index in acknowledged})
+
+    def _write(self, latest: dict[Index, str]) -> None:
         for kind in ("s", "e"):
             ordinals = sorted(self.done.ordinal(index) for index, what in latest.items() if what == kind)
             if ordinals:

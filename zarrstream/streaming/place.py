@@ -11,6 +11,8 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore, Zip
 from zarrstream.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zarr.abc.store import Store
 
 _ENDPOINTS = ("endpoint_url", "endpoint", "account_name", "account_host", "connection_string_host", "host", "port")
@@ -29,16 +31,37 @@ def place_of(store: Store) -> str:
     CheckpointMismatchError
         If it has no place that would be there again: a plain dict, an unnamed memory store.
     """
-    inner: Any = store
-    while isinstance(inner, WrapperStore):
-        inner = inner._store  # noqa: SLF001  # zarr's wrappers have no public way to what they wrap
-    place = _place(inner)
+    place = _place(_unwrapped(store))
     if place is None:
         raise CheckpointMismatchError(
             f"{store!r} has no place that another process could open again, so a checkpoint of it could not be believed"
             ": write without a checkpoint, or into a store with a path or URL"
         )
     return place
+
+
+def publisher_of(store: Store) -> Callable[[], object] | None:
+    """Return what makes a store's writes durable; None where they are so when they return.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Any store; wrappers are looked through, and file systems of fsspec that show a mapping of ours.
+    """
+    inner = _unwrapped(store)
+    if isinstance(inner, FsspecStore):
+        inner = getattr(_system(inner), "mapping", inner)
+    return None if getattr(inner, "durable_on_write", True) else inner.flush
+
+
+def _unwrapped(store: Any) -> Any:
+    while isinstance(store, WrapperStore):
+        store = store._store  # noqa: SLF001  # zarr's wrappers have no public way to what they wrap
+    return store
+
+
+def _system(store: FsspecStore) -> Any:
+    return getattr(store.fs, "sync_fs", store.fs)  # fsspec's wrapper of synchronous file systems
 
 
 def _place(store: Any) -> str | None:
@@ -57,8 +80,7 @@ def _place(store: Any) -> str | None:
 
 
 def _fsspec_place(store: FsspecStore) -> str:
-    system: Any = store.fs
-    system = getattr(system, "sync_fs", system)  # fsspec's wrapper of synchronous file systems
+    system = _system(store)
     options = {**getattr(system, "storage_options", {}), **getattr(system, "client_kwargs", {})}
     endpoint = {name: options[name] for name in _ENDPOINTS if options.get(name) is not None}
     protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]

@@ -12,7 +12,7 @@ from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
 from zarrstream.streaming.window import WAIT, Inbox
-from zarrstream.streaming.writing import END, WritePlan, Writing
+from zarrstream.streaming.writing import END, PUBLISH, WritePlan, Writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,6 +127,9 @@ def _run(work: Writing, inbox: Inbox, source: Iterator[Any]) -> None:
         item = None
         if step is WAIT:
             inbox.wait(work.window.patience())
+            continue
+        if step is PUBLISH:
+            work.publish()
             continue
         try:
             item = next(source, END)

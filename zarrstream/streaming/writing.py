@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zarrstream")
 
 PULL: Final = object()  # what the steps yield to have the source's next item sent in
+PUBLISH: Final = object()  # what the steps yield to have `Writing.publish` called, which may take its time
 END: Final = object()  # what is sent in when the source has no more
 _MOST_ERRORS = 100
 
@@ -117,8 +118,15 @@ class Writing:
             rewritten=self._rewritten,
         )
 
+    def publish(self) -> None:
+        """Have the store publish what it acknowledged, and record it."""
+        if self._record is not None:
+            self._record.flush()
+
     def steps(self) -> Generator[Any, Any, None]:
         """Yield `PULL` for the next item (or `END`, or a `Failure` of the source) and `WAIT` for an acknowledgement.
+
+        `PUBLISH` asks for a call of `publish`, in whichever thread.
 
         After an error nothing more is written, and what was in flight and is stored is recorded.
         """
@@ -222,6 +230,8 @@ class Writing:
 
     def _take_in(self) -> Generator[Any, Any, None]:
         failures, unwritten = self._acknowledge()
+        if self._record is not None and self._record.is_due:
+            yield PUBLISH
         for piece, failure in failures:
             yield from self._mend(piece, failure)
         for pieces in unwritten:
