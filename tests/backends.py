@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.leaks import unique_name
 from tests.optional import require
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
@@ -36,6 +37,20 @@ def _zict_buffer(_: Path) -> MutableMapping[str, bytes]:
 
 def _shelf(folder: Path) -> MutableMapping[str, bytes]:
     return shelve.Shelf(dbm.dumb.open(str(folder / "shelf"), "c"))
+
+
+def _lmdb(folder: Path) -> MutableMapping[str, bytes]:
+    require("lmdb")
+    from zarrstream.mappings.lmdb import LMDBMapping
+
+    return LMDBMapping(folder / "x.lmdb", durability="off", map_size=1 << 16)
+
+
+def _shm(_: Path) -> MutableMapping[str, bytes]:
+    require("lmdb")
+    from zarrstream.mappings.shm import SharedMemoryMapping
+
+    return SharedMemoryMapping(unique_name())
 
 
 def _sqlite_v2(folder: Path) -> MutableMapping[str, bytes]:
@@ -84,6 +99,8 @@ ROWS = (
     Row("sqlite", lambda folder: SQLiteMapping(folder / "x.db")),
     Row("sqlite-off", lambda folder: SQLiteMapping(folder / "x.db", durability="off")),
     Row("sqlite-v2", _sqlite_v2),
+    Row("lmdb", _lmdb),
+    Row("shm", _shm),
     Row("zip", lambda folder: ZipMapping(folder / "x.zip")),
     Row("zip-published", lambda folder: Published(folder / "x.zip")),
 )
@@ -91,9 +108,11 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
 def opened(row: Row, folder: Path) -> Iterator[MutableMapping[str, bytes]]:
-    """Yield the row's mapping, and close it."""
+    """Yield the row's mapping, and close it, and remove what lives in no folder."""
     made: Any = row.make(folder)
     yield made
+    if hasattr(made, "destroy"):
+        made.destroy()
     if hasattr(made, "close"):
         made.close()
 

@@ -85,6 +85,11 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def shm_name() -> str:
     """Give a name for shared memory that says which test process made it."""
+    return unique_name()
+
+
+def unique_name() -> str:
+    """Return a name for shared memory that says which test process made it."""
     return f"{_tag()}-{uuid.uuid4().hex[:8]}"
 
 

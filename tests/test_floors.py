@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -20,6 +21,7 @@ from zarrstream import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zarrstream"
@@ -124,10 +126,20 @@ def test_no_file_is_long(folder: str) -> None:
     assert not {path: length for path, length in lengths.items() if length > 350}
 
 
+def loaded(name: str) -> ModuleType | None:
+    """Import a module of ours; None for a back end whose driver is not here, where it need not be."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in DRIVERS or (os.environ.get("CI") and "ZARRSTREAM_BARE" not in os.environ):
+            raise
+        return None
+
+
 def exceptions() -> list[type[BaseException]]:
     """Return every exception class that the package defines, in whichever module."""
-    modules = [importlib.import_module(name_of(path)) for path in FILES if path.stem != "testing"]
-    classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
+    modules = [loaded(name_of(path)) for path in FILES if path.stem != "testing"]
+    classes = {value for module in modules if module for value in vars(module).values() if inspect.isclass(value)}
     ours = (
         value for value in classes if issubclass(value, BaseException) and value.__module__.startswith("zarrstream")
     )

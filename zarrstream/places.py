@@ -43,6 +43,13 @@ def bare_name(rest: str) -> str:
     raise StoreOptionError("'memory://' names no store: write memory://NAME")
 
 
+def table_name(rest: str) -> str:
+    """Return the name in a ``shm://`` URL: all that is behind the two slashes."""
+    if rest:
+        return rest
+    raise StoreOptionError("'shm://' names no table: write shm://NAME")
+
+
 def whole(url: str) -> str:
     """Return a URL that its factory takes whole."""
     return url
@@ -83,6 +90,22 @@ BUILT_IN: tuple[BackEnd, ...] = (
     BackEnd("file", "a folder: zarr's LocalStore", "zarrstream.stores.registry:open_folder", target=folder_path),
     BackEnd("memory", "this process's memory, by name", "zarrstream.stores.registry:open_memory", target=bare_name),
     BackEnd("sqlite", "one SQLite file", "zarrstream.mappings.sqlite:SQLiteMapping", target=file_path),
+    BackEnd(
+        "lmdb",
+        "a folder with an LMDB database",
+        "zarrstream.mappings.lmdb:LMDBMapping",
+        extra="shm",
+        driver="lmdb",
+        target=file_path,
+    ),
+    BackEnd(
+        "shm",
+        "a table in this machine's memory, shared by processes",
+        "zarrstream.mappings.shm:SharedMemoryMapping",
+        extra="shm",
+        driver="lmdb",
+        target=table_name,
+    ),
     BackEnd("zip", "one zip archive, rewritable", "zarrstream.mappings.zip:ZipMapping", target=file_path),
 )
 

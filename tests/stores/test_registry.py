@@ -93,7 +93,7 @@ def test_memory_is_what_zarr_opens_under_that_name() -> None:
     ("url", "options", "message"),
     [
         ("sqllite:///x.db", {}, "'sqllite'; did you mean 'sqlite'"),
-        ("nonesuch://x", {}, "Known are file, memory, sqlite, zip, and paths"),
+        ("nonesuch://x", {}, "Known are file, lmdb, memory, shm, sqlite, zip, and paths"),
         ("sqlite:///x.db", {"durabilty": "full"}, "'durabilty'; did you mean 'durability'"),
         ("sqlite:///x.db", {"retry": 3}, "no option 'retry'"),
         ("sqlite:///x.db", {"path": "y.db"}, "no option 'path'"),
@@ -185,8 +185,9 @@ def test_a_factory_that_is_not_there_is_named(factory: str) -> None:
 
 
 def test_what_is_known_is_listed() -> None:
-    assert [info.scheme for info in list_stores()] == ["file", "memory", "sqlite", "zip"]
-    assert all(info.installed and info.extra is None and info.title for info in list_stores())
+    assert [info.scheme for info in list_stores()] == ["file", "lmdb", "memory", "shm", "sqlite", "zip"]
+    assert all(info.title and (info.installed or info.extra) for info in list_stores())
+    assert {info.scheme: info.extra for info in list_stores() if info.extra} == {"lmdb": "shm", "shm": "shm"}
 
 
 def test_importing_and_listing_import_no_back_end() -> None:

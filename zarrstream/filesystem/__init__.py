@@ -1,6 +1,7 @@
 """The mappings as fsspec file systems: ``zarr.open("sqlite:///x.db")`` works without a word about zarrstream."""
 
 from zarrstream.filesystem.base import MappingFileSystem
-from zarrstream.filesystem.paths import SQLiteFileSystem, ZarrZipFileSystem
+from zarrstream.filesystem.names import SharedMemoryFileSystem
+from zarrstream.filesystem.paths import LMDBFileSystem, SQLiteFileSystem, ZarrZipFileSystem
 
-__all__ = ["MappingFileSystem", "SQLiteFileSystem", "ZarrZipFileSystem"]
+__all__ = ["LMDBFileSystem", "MappingFileSystem", "SQLiteFileSystem", "SharedMemoryFileSystem", "ZarrZipFileSystem"]

@@ -66,7 +66,7 @@ class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         self.root = root
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.storage_args, self.storage_options, self.mapping, self.root)
+        return restore, (type(self), self.storage_args, self.storage_options, self.mapping, self.root)
 
     @property
     def fsid(self) -> str:
@@ -228,13 +228,14 @@ def _entry(name: str, size: int | None = None) -> dict[str, Any]:
     return {"name": name, "size": size or 0, "type": "directory" if size is None else "file"}
 
 
-def _restore(
+def restore(
     cls: type[MappingFileSystem],
     arguments: tuple[Any, ...],
     options: dict[str, Any],
     mapping: ByteMapping,
     root: str,
 ) -> MappingFileSystem:
+    """Return what was pickled."""
     filesystem = cls(*arguments, **options)
     # As they were where it was pickled: the mapping knows whether its file was there, and the root is absolute.
     filesystem.mapping, filesystem.root = mapping, root

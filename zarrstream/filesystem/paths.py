@@ -109,6 +109,43 @@ class SQLiteFileSystem(PathFileSystem):
     suffixes = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
 
 
+class LMDBFileSystem(PathFileSystem):
+    """The keys of one LMDB database as files: the ``lmdb`` of fsspec's URLs.
+
+    Parameters
+    ----------
+    path : str
+        The database's folder.
+    **storage_options
+        Those of `zarrstream.mappings.lmdb.LMDBMapping`, and fsspec's own.
+
+    Raises
+    ------
+    StoreOptionError
+        No path, or an unknown option.
+    MissingExtraError
+        py-lmdb is not installed.
+
+    Notes
+    -----
+    A database is a folder with a file ``data.mdb``; a new one is known by the suffix ``.lmdb``. See `PathFileSystem`
+    for how a URL is divided into database and key.
+    """
+
+    protocol = scheme = "lmdb"
+    suffixes = frozenset({".lmdb"})
+
+    @classmethod
+    def is_database(cls, path: str) -> bool:
+        """Return whether there is a folder with an LMDB database at a path."""
+        return os.path.isfile(f"{path}/data.mdb")  # noqa: PTH113  # as above
+
+    @classmethod
+    def is_other(cls, path: str) -> bool:
+        """Return whether there is a file at a path, where a folder would have to be."""
+        return os.path.isfile(path)  # noqa: PTH113  # as above
+
+
 class ZarrZipFileSystem(PathFileSystem):
     """The keys of one zip archive as files: the ``zarrzip`` of fsspec's URLs, where ``zip`` is fsspec's own.
 
