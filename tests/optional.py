@@ -21,6 +21,7 @@ EXTRAS = {
     "rich": "cli",
     "s3fs": "s3",
     "typer": "cli",
+    "zstandard": "zstd",
 }
 
 

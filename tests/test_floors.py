@@ -53,6 +53,7 @@ DRIVERS = {
     "s3fs",
     "sqlite3",
     "typer",
+    "zstandard",
 }
 #: What `import zarrstream` may not load. (sqlite3 and dbm: not unless zarr or fsspec do.)
 HEAVY = DRIVERS | {"dask", "distributed", "opentelemetry.sdk", "pytest", "xarray"}

@@ -44,7 +44,7 @@ class Decoder:
     def decode(
         self, job: Job, indices: list[Index], raws: list[Any], decode: Callable[[Any], Any], spent: list[float]
     ) -> None:
-        """Fill a job's results.
+        """Add to a job's results.
 
         Parameters
         ----------
@@ -59,7 +59,7 @@ class Decoder:
         spent : list of float
             The seconds that fetching each of them took.
         """
-        results = job.results
+        results, first = job.results, len(job.results)
         if (chunks := self._at_once(indices, raws)) is not None:
             results.extend(chunks)
             return
@@ -71,7 +71,7 @@ class Decoder:
             elif raw is None:
                 result = self._absent(index)
             else:
-                job.timing(position, position + 1, spent[position])
+                job.timing(first + position, first + position + 1, spent[position])
                 try:
                     result = self._chunk(index, decode(raw))
                 except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
@@ -92,7 +92,7 @@ class Decoder:
         if plain is None or len(raws) != len(indices) or any(raw is None or type(raw) is Failure for raw in raws):
             return None
         try:
-            unpacked = list(map(plain.unpack, raws))
+            unpacked = plain.unpack_all(raws)
             if self._clips or self._writable:
                 return [self._chunk(index, plain.array(raw)) for index, raw in zip(indices, unpacked, strict=True)]
             return self._whole_chunks(indices, unpacked, plain)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PREFIX = ".zarrstream-"
 _SUFFIX = ".partial"
+_NO_FILE = 1 << 50  # bytes; where ext4 and others say that a folder ends
 _MOST_FOLDERS = 10_000  # folders known to be there; one more system call is cheaper than unbounded memory
 _HOST = socket.gethostname().replace("-", "_").replace("/", "_")
 _numbers = count()
@@ -68,7 +69,9 @@ class FileTransport:
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            size = os.fstat(descriptor).st_size
+            size = os.lseek(descriptor, 0, os.SEEK_END)  # `fstat` makes an object that costs more than the call
+            if size > _NO_FILE:
+                return None
             if start == 0 and stop is None:
                 return _read(descriptor, size, 0)
             first = max(0, size + start) if start < 0 else start

@@ -14,6 +14,7 @@ from zarrstream.streaming.decode import MISSING, Decoder
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
 from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
+from zarrstream.streaming.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     ShardIndex: TypeAlias = npt.NDArray[Any]
 
 _NotFound: type[Exception] = getattr(zarr_errors, "ChunkNotFoundError", LookupError)  # zarr has it from 3.3 on
+_SMALL_BYTES = 64 << 10  # chunks up to here cost more in calls than in copying and decoding
 _INDEXES_BYTES = 16 << 20  # shard indexes kept for the runs of shards that are read piece by piece
 
 
@@ -67,6 +69,7 @@ class Loader:
         self._awaited = LoopTransport(codec.array.store, requests)
         self._cuts_shards = cuts_shards
         self._gap = 0 if cuts_shards else GAP_BYTES
+        self._turns = Turns() if codec.grid.chunk_nbytes <= _SMALL_BYTES else None
         self._indexes = Shared(max(1, _INDEXES_BYTES // (16 * codec.grid.per_object)))
 
     @property
@@ -82,8 +85,9 @@ class Loader:
             return Line(work=self._shard_work if self._codec.shard else self._work)
         return Line(before=self._fetch_shard if self._codec.shard else self._fetch, work=self._decode_all, loop=loop)
 
-    # Single chunks, in a thread: first all files of the run, then all decoding. Two threads that alternate between
-    # short calls with and without the interpreter lock wait for each other more than they work.
+    # Single chunks, in a thread. Small ones: first all files of the run, then all decoding. Two threads that alternate
+    # between short calls with and without the interpreter lock wait for each other more than they work. Larger ones are
+    # decoded as soon as they are read, while they are in the processor's cache.
 
     def _work(self, job: Job) -> None:
         port, indices = self._port, job.indices
@@ -91,21 +95,45 @@ class Loader:
         get_many = getattr(port, "get_many", None)
         if get_many is not None and len(indices) > 1 and self._work_together(job, get_many):
             return
-        raws: list[Any] = []
-        spent: list[float] = []
-        for position, index in enumerate(indices):
+        step = len(indices) if self._turns is not None else 1
+        for first in range(0, len(indices), step):
+            some = indices[first : first + step]
+            raws, spent = self._in_turn(job, some, port.get)
             if job.halted:
                 return
-            start = time.monotonic()
+            self._decoder.decode(job, some, raws, self._codec.decode, spent)
+            if job.halt.fails_fast and any(type(result) is Failure for result in job.results[first:]):
+                return
+
+    def _in_turn(self, job: Job, indices: list[Index], get: Callable[[str], Any]) -> tuple[list[Any], list[float]]:
+        if self._turns is None or len(indices) == 1:
+            return self._fetch_each(job, indices, get)
+        with self._turns.turn() as turn:
+            raws, spent = self._fetch_each(job, indices, get)
+            turn.took(sum(spent) / len(indices))
+        return raws, spent
+
+    def _fetch_each(self, job: Job, indices: list[Index], get: Callable[[str], Any]) -> tuple[list[Any], list[float]]:
+        """Fetch chunks one by one; fewer than were asked for, if the job is to stop."""
+        raws: list[Any] = []
+        spent: list[float] = []
+        key_of, now = self._codec.key, time.monotonic
+        for position, index in enumerate(indices, len(job.results)):
+            if job.halted:
+                break
+            start = now()
             job.mark = (position, position + 1, start)
             try:
-                raws.append(self._fetched(port, index))
+                raw = get(key_of(index))
+                if raw is None:
+                    self._refuse_missing(index)
+                raws.append(raw)
             except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
                 raws.append(Failure(error))
                 if job.halt.fails_fast:
                     break
-            spent.append(time.monotonic() - start)
-        self._decoder.decode(job, indices, raws, self._codec.decode, spent)
+            spent.append(now() - start)
+        return raws, spent
 
     def _work_together(self, job: Job, get_many: Callable[[list[str]], list[Any]]) -> bool:
         """Fetch a run with one call; False where something in it has to be looked at chunk by chunk."""
@@ -119,12 +147,6 @@ class Loader:
             return False
         self._decoder.decode(job, job.indices, raws, self._codec.decode, [time.monotonic() - start] * len(raws))
         return True
-
-    def _fetched(self, port: SyncPort, index: Index) -> Any:
-        raw = port.get(self._codec.key(self._codec.grid.object_of(index)))
-        if raw is None:
-            self._refuse_missing(index)
-        return raw
 
     async def _fetch(self, job: Job, began: Callable[[], None]) -> None:
         [index] = job.indices

@@ -17,6 +17,8 @@ from numcodecs import blosc, zstd
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ZstdCodec
 from zarr.codecs._v2 import V2Codec
 
+from zarrstream.streaming import frames
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,6 +72,10 @@ class PlainChain:
             raise ValueError(f"the chunk unpacks to a size of {nbytes} bytes, but its shape takes {self.nbytes}")
         return np.ndarray(self.shape, self.dtype, unpacked, 0, None, self.order)
 
+    def unpack_all(self, raws: list[Any]) -> list[Any]:
+        """Unpack a run's chunks."""
+        return frames.unpack_all(raws) if self.unpack is zstd.decompress else list(map(self.unpack, raws))
+
     def decode(self, raw: Any) -> NDArray:
         """Turn a chunk's bytes into its values."""
         return self.array(self.unpack(raw))
@@ -108,7 +114,8 @@ def _format_2(codec: Any, spec: ArraySpec, dtype: np.dtype[Any]) -> PlainChain |
         return None
     if codec.compressor is None:
         return PlainChain(dtype, spec.shape, spec.order, _same, _same)
-    kind, pack = type(codec.compressor), codec.compressor.encode
+    kind = type(codec.compressor)
+    pack = frames.packer(codec.compressor) if kind is numcodecs.Zstd else codec.compressor.encode
     unpack = {numcodecs.Zstd: zstd.decompress, numcodecs.Blosc: _unpack_blosc}.get(kind, codec.compressor.decode)
     # Blosc shuffles by the item size, which it takes from the buffer where the configuration leaves it open.
     typed = (lambda data: pack(data.view(dtype))) if kind is numcodecs.Blosc else pack
@@ -119,7 +126,7 @@ def _stage(codec: Any, spec: ArraySpec) -> tuple[Callable[[Any], Any], Callable[
     """The two functions of a bytes-to-bytes codec, if it is exactly one that is known here."""
     kind = type(codec)
     if kind is ZstdCodec:
-        return zstd.decompress, codec._zstd_codec.encode
+        return zstd.decompress, frames.packer(codec._zstd_codec)
     if kind is BloscCodec:
         return _unpack_blosc, codec._blosc_codec.encode
     if kind is GzipCodec:
