@@ -7,16 +7,18 @@ import os
 import stat
 import struct
 import zipfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zarrstream.errors import StoreCorruptError
-from zarrstream.mappings.zip_entries import EntryFile
+from zarrstream.mappings.zip_entries import UTF8_NAME, EntryFile
 from zarrstream.mappings.zip_errors import no_file, translating
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
 
 Identity = tuple[int, ...]
+_UNIX = 3  # what an entry says of the system that it comes from
 _REGULAR = stat.S_IFREG
 
 
@@ -95,9 +97,9 @@ def read_directory(path: str) -> Directory:
     file = EntryFile(descriptor, path)
     try:
         with translating(path), zipfile.ZipFile(_Positions(descriptor)) as archive:
-            entries = {info.filename: info for info in archive.filelist if not _is_folder(info)}
+            entries = {_rename(info): info for info in archive.filelist if not _is_folder(info)}
             file.end = archive.start_dir
-            starts = sorted({*(info.header_offset for info in archive.filelist), archive.start_dir})
+            starts = _starts(archive)
             comment = archive.comment
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError) as error:
         raise StoreCorruptError(
@@ -122,6 +124,21 @@ def written(file: EntryFile, entries: dict[str, zipfile.ZipInfo], starts: list[i
     found = os.fstat(file.descriptor)
     mode = stat.S_IMODE(found.st_mode)
     return Directory(file, _identity(found), entries, starts=starts, comment=comment, mode=mode)
+
+
+def _starts(archive: zipfile.ZipFile) -> list[int]:
+    starts = sorted({*(info.header_offset for info in archive.filelist), archive.start_dir})
+    if starts[0] < 0:
+        raise zipfile.BadZipFile("its beginning is missing")
+    return starts
+
+
+def _rename(info: zipfile.ZipInfo) -> str:
+    """Return the entry's name, which Unix's zip writes in UTF-8 even where it does not say so."""
+    if info.create_system == _UNIX and not info.flag_bits & UTF8_NAME and not info.filename.isascii():
+        with suppress(UnicodeError):
+            info.filename = info.orig_filename.encode("cp437").decode()
+    return info.filename
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:

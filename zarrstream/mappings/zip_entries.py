@@ -45,7 +45,7 @@ class EntryFile:
         self.descriptor = descriptor
         self.path = path
         self.end = end
-        self._data: dict[int, int] = {}
+        self._data: dict[tuple[int, str], int] = {}
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.descriptor >= 0:
@@ -90,7 +90,8 @@ class EntryFile:
 
     def data_offset(self, info: zipfile.ZipInfo) -> int:
         """Return where an entry's data begin: only its local header knows, whose extra fields are its own."""
-        found = self._data.get(info.header_offset)
+        # By name as well: two entries of a damaged directory may lead to one header.
+        found = self._data.get((info.header_offset, info.filename))
         if found is not None:
             return found
         name = info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437", "replace")
@@ -103,7 +104,7 @@ class EntryFile:
         offset = info.header_offset + len(header) + int(extra_length)
         if self.end is not None and offset + info.compress_size > self.end:
             raise self._damaged(info, "it reaches into the directory")
-        self._data[info.header_offset] = offset
+        self._data[info.header_offset, info.filename] = offset
         return offset
 
     def _decompressed(self, info: zipfile.ZipInfo) -> bytes:
