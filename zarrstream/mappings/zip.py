@@ -99,7 +99,8 @@ class ZipMapping(ByteMapping):
 
     def __setstate__(self, seen: bool) -> None:  # noqa: FBT001  # pickle's own way to call it
         # A worker to which the archive's disk is not mounted must say so, and not read fill values.
-        self._archive.seen |= seen
+        if seen:
+            self._archive.expect()
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class ZipMapping(ByteMapping):
         return self._value(self._archive.view(), _key(key))
 
     def __setitem__(self, key: str, value: Buffer) -> None:
-        self._archive.write([(_name(key), contiguous(value))])
+        self._archive.write({_name(key): contiguous(value)})
 
     def __delitem__(self, key: str) -> None:
         if not self._delete(_key(key)):
@@ -122,9 +123,8 @@ class ZipMapping(ByteMapping):
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those keys that are there, from one version. See `ByteMapping.read_many`."""
-        view = self._archive.view()
-        found = ((key, view.value(_key(key))) for key in keys)
-        return {key: value for key, value in found if value is not None}
+        wanted = [_key(key) for key in keys]
+        return self._archive.view().values(wanted)
 
     def size(self, key: str) -> int:
         """Return the length of a value in bytes, as the directory has it. See `ByteMapping.size`."""
@@ -144,7 +144,7 @@ class ZipMapping(ByteMapping):
             found = self._archive.writable().value(key)
             if found is not None:
                 return found
-            self._archive.write([(key, value)])
+            self._archive.write({key: value})
         return bytes(value)
 
     def pop(self, key: str, /, *default: Any) -> Any:  # noqa: ANN401  # ``default`` may be anything
@@ -155,7 +155,7 @@ class ZipMapping(ByteMapping):
                 view = self._archive.writable()
                 value = view.value(key)
                 if value is not None:  # another writer's last version may be without it
-                    view.put(key, None)
+                    view.put({key: None})
                     return value
         if default:
             return default[0]
@@ -164,7 +164,7 @@ class ZipMapping(ByteMapping):
     def update_many(self, items: Iterable[tuple[str, Buffer]] | Mapping[str, Buffer]) -> None:
         """Write many values: all of them or none. See `ByteMapping.update_many`."""
         # Taken whole before the lock is: what computes them is not ours, and may be slow, or fork.
-        rows = [(_name(key), contiguous(value)) for key, value in pairs(items)]
+        rows = {_name(key): contiguous(value) for key, value in pairs(items)}
         if rows:
             self._archive.write(rows)
 
@@ -197,8 +197,7 @@ class ZipMapping(ByteMapping):
         with self._archive.lock:
             if any(True for _ in self._archive.view().names_under(prefix)):
                 view = self._archive.writable()
-                for name in view.names_under(prefix):
-                    view.put(name, None)
+                view.put(dict.fromkeys(view.names_under(prefix)))
 
     # -- publication --------------------------------------------------------------------------------------------------
 
@@ -226,7 +225,7 @@ class ZipMapping(ByteMapping):
         with self._archive.lock:
             if self._archive.view().find(key) is None:
                 return False
-            self._archive.writable().put(key, None)
+            self._archive.writable().put({key: None})
             return True
 
     def _value(self, view: View, key: str, start: int = 0, stop: int | None = None) -> bytes:

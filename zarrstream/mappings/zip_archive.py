@@ -52,8 +52,9 @@ class View:
         self.pending = {} if pending is None else pending
         self.spill = spill
         self.inherited = inherited
-        self._changes = 0
-        self._names: tuple[int, list[str]] | None = None
+        # For what has to be seen whole: a batch, a listing. Single keys are looked up without it.
+        self._whole = threading.Lock()
+        self._names: list[str] | None = None
 
     def find(self, key: str) -> zipfile.ZipInfo | None:
         """Return the entry of a key; None where it is absent."""
@@ -63,24 +64,21 @@ class View:
     def value(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """Return the bytes ``start`` to ``stop`` of a value; None where the key is absent."""
         info = self.find(key)
-        if info is None:
-            return None
-        # The entry is of one file or of the other, whatever is written to `pending` meanwhile.
-        file = self.base.file if info is self.base.entries.get(key) else self.spill
-        assert file is not None  # noqa: S101  # told to the type checker: it has this entry
-        return file.value(info, start, stop)
+        return None if info is None else self._value(info, start, stop)
+
+    def values(self, keys: list[str]) -> dict[str, bytes]:
+        """Return the values of those keys that are there, all as they were at one moment."""
+        with self._whole:
+            found = [(key, self.find(key)) for key in keys]
+        return {key: self._value(info) for key, info in found if info is not None}
 
     def names(self) -> list[str]:
         """Return every key, sorted. The list is never changed."""
-        # The count is taken first: what is written meanwhile makes the list old, and the next caller sees that.
-        changes, cached = self._changes, self._names
-        if cached is not None and cached[0] == changes:
-            return cached[1]
-        pending = self.pending.copy()
-        kept = (key for key in self.base.entries if key not in pending)
-        names = sorted([*kept, *(key for key, info in pending.items() if info is not None)])
-        self._names = changes, names
-        return names
+        with self._whole:
+            if self._names is None:
+                kept = (key for key in self.base.entries if key not in self.pending)
+                self._names = sorted([*kept, *(key for key, info in self.pending.items() if info is not None)])
+            return self._names
 
     def names_under(self, prefix: str) -> Iterator[str]:
         """Yield the keys that start with a prefix, sorted."""
@@ -90,18 +88,24 @@ class View:
                 return
             yield names[at]
 
-    def put(self, key: str, info: zipfile.ZipInfo | None) -> None:
-        """Note what was written, or deleted. The caller holds the archive's lock."""
-        spill, before = self.spill, self.pending.get(key)
-        if spill is not None:
-            spill.forget(before)
-        is_new = (self.find(key) is None) != (info is None)
-        if info is None and key not in self.base.entries:
-            self.pending.pop(key, None)
-        else:
-            self.pending[key] = info
-        if is_new:
-            self._changes += 1
+    def put(self, changes: dict[str, zipfile.ZipInfo | None]) -> None:
+        """Note what was written, and None for what was deleted. The caller holds the archive's lock."""
+        with self._whole:
+            for key, info in changes.items():
+                if self.spill is not None:
+                    self.spill.forget(self.pending.get(key))
+                if (self.find(key) is None) != (info is None):
+                    self._names = None
+                if info is None and key not in self.base.entries:
+                    self.pending.pop(key, None)
+                else:
+                    self.pending[key] = info
+
+    def _value(self, info: zipfile.ZipInfo, start: int = 0, stop: int | None = None) -> bytes:
+        # An entry is of one file or of the other, whatever is written to `pending` meanwhile.
+        file = self.base.file if info is self.base.entries.get(info.filename) else self.spill
+        assert file is not None  # noqa: S101  # told to the type checker: it has this entry
+        return file.value(info, start, stop)
 
 
 class Archive:
@@ -150,16 +154,22 @@ class Archive:
             return self._renewed()
         return view
 
-    def write(self, items: list[tuple[str, bytes | memoryview]]) -> None:
+    def expect(self) -> None:
+        """Take note that the archive was there, where another process saw it."""
+        with self.lock:
+            self.seen = True
+            if self._view is not None and self._view.base.identity is None and not self._view.pending:
+                self._view = None
+
+    def write(self, items: dict[str, bytes | memoryview]) -> None:
         """Make values pending: all, or none."""
-        entries = [(new_entry(key, value), value) for key, value in items]  # the checksums need no lock
+        entries = [(new_entry(key, value), value) for key, value in items.items()]  # the checksums need no lock
         with self.lock:
             view = self.writable()
             if view.spill is None:
                 view.spill = Spill(f"{self._beside}spill", self.path)
             view.spill.append(entries)
-            for info, _ in entries:
-                view.put(info.filename, info)
+            view.put({info.filename: info for info, _ in entries})
             if view.spill.is_wasteful:
                 with suppress(StoreError):  # no room for both: it can wait
                     spill, pending = view.spill.compacted(view.pending)
