@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings import lmdb_keys as keys
 from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, pairs
-from zarrstream.mappings.lmdb_environment import Cursor, Durability, Folder
+from zarrstream.mappings.lmdb_environment import Cursor, Durability
+from zarrstream.mappings.lmdb_folder import Folder
 from zarrstream.mappings.lmdb_share import Share
 
 if TYPE_CHECKING:

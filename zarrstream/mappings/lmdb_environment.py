@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
-from zarrstream.errors import StoreCorruptError, StoreError, StoreOptionError, StoreUnavailableError
+from zarrstream.errors import StoreCorruptError, StoreError, StoreFullError, StoreOptionError, StoreUnavailableError
 from zarrstream.mappings.links import ThreadLinks
 from zarrstream.mappings.lmdb_errors import file_system_bytes, is_open_twice, translated
+from zarrstream.mappings.lmdb_folder import reserve
+from zarrstream.mappings.lmdb_keys import NO_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
+    from zarrstream.mappings.lmdb_folder import Folder
     from zarrstream.mappings.lmdb_share import Share
 
 Durability = Literal["full", "normal", "off"]
@@ -30,44 +31,12 @@ ReadersFullError = lmdb.ReadersFullError
 
 _STRICTEST = ("off", "normal", "full")
 _READERS = 1024  # how many transactions may read at once, over all processes; LMDB's 126 is eight workers of 16 threads
-_LOCK_BYTES = 17 * 4096  # that many slots of 64 bytes, and the header
+_READERS_WAITS = 5000  # how often a reader tries to get a slot, every few milliseconds
+_STEPS = 3  # how often a full file system is tried again
 _PATIENCE_SECONDS = 5.0
-
-
-class Folder:
-    """Where an environment lies.
-
-    Parameters
-    ----------
-    path : str
-        The absolute path, links resolved.
-    what : str
-        What users call the database.
-    """
-
-    mode = 0o666  # of the files, less the umask
-
-    def __init__(self, path: str, what: str) -> None:
-        self.path = path
-        self.what = what
-
-    def entered(self, *, create: bool) -> AbstractContextManager[object]:
-        """Return what is held while the environment is opened; with ``create`` it may make what the folder lies in."""
-        return nullcontext(create)
-
-    def make(self) -> None:
-        """Make the folder, in one that is there."""
-        try:
-            os.mkdir(self.path)  # noqa: PTH102  # text throughout: no path is taken apart here
-        except FileExistsError:
-            return
-        except FileNotFoundError as error:
-            raise StoreUnavailableError(
-                f"{self.what} has no folder to lie in: make '{os.path.dirname(self.path)}', or mount what it is on"  # noqa: PTH120
-            ) from error
-
-    def left(self) -> None:
-        """Do what is due after the environment was closed."""
+# What a whole file may lack at its end: pages that a transaction took and gave back. To read what lies further behind
+# the end of a file that was cut would be a SIGBUS.
+_GAP_BYTES = 1 << 20
 
 
 class Environment(ThreadLinks[Any]):
@@ -181,54 +150,59 @@ class Environment(ThreadLinks[Any]):
         return found.st_dev, found.st_ino
 
     def _open(self, map_size: int, *, create: bool) -> None:
-        read_only = not create and not os.access(self.data, os.W_OK)
-        try:
-            if create:
-                self.folder.make()
-            if not read_only:
-                _reserve(f"{self.folder.path}/lock.mdb", self.folder.mode)
-            handle = self._opened(map_size, read_only=read_only)
-            self.handle, self._identity = handle, self._there() or ()
-            handle.reader_check()  # what killed readers left would keep old pages from being used again
-            self.map_size = handle.info()["map_size"]
-            self._check(handle)
-        except StoreError:
-            self.shut()
-            raise
-        except (lmdb.Error, OSError) as error:
-            self.shut()
-            self._fail(error)
-
-    def _opened(self, map_size: int, *, read_only: bool) -> lmdb.Environment:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                return lmdb.open(
-                    self.folder.path,
-                    map_size=map_size,
-                    readonly=read_only,
-                    sync=self._durability != "off",
-                    metasync=self._durability == "full",
-                    mode=self.folder.mode,
-                    create=False,
-                    max_readers=_READERS,
-                    # One read transaction is kept to be renewed. It holds a slot, which a fork must not meet: we close.
-                    max_spare_txns=1,
-                )
-            except lmdb.Error as error:
-                # A dropped environment of ours may be closing at this moment, in another thread.
-                if not is_open_twice(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.005)
+                self._try_to_open(map_size, create=create)
+            except StoreError:
+                self.shut()
+                raise
+            except (lmdb.Error, OSError) as error:
+                self.shut()
+                if not _passes(error) or time.monotonic() > deadline:
+                    self._fail(error)
+            else:
+                return
+            time.sleep(0.002)
+
+    def _try_to_open(self, map_size: int, *, create: bool) -> None:
+        read_only = not create and not os.access(self.data, os.W_OK)
+        if create:
+            self.folder.make()
+        if not read_only:
+            reserve(f"{self.folder.path}/lock.mdb", self.folder.mode)
+        handle = lmdb.open(
+            self.folder.path,
+            map_size=map_size,
+            readonly=read_only,
+            sync=self._durability != "off",
+            metasync=self._durability == "full",
+            mode=self.folder.mode,
+            create=False,
+            max_readers=_READERS,
+            # One read transaction is kept to be renewed. It holds a slot, which a fork must not meet: we close.
+            max_spare_txns=1,
+        )
+        self.handle, self._identity = handle, self._there() or ()
+        handle.reader_check()  # what killed readers left would keep old pages from being used again
+        self.map_size = handle.info()["map_size"]
+        self._check(handle)
 
     def _check(self, handle: lmdb.Environment) -> None:
         flags = [name for name, there in handle.open_db(None).flags().items() if there]
         if flags:
             raise StoreCorruptError(f"{self.folder.what} is no zarr store (its keys are {flags}): write to another")
+        # In this order: others may write meanwhile.
+        wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+        there = os.stat(self.data).st_size  # noqa: PTH116  # as above
+        if there < wanted - _GAP_BYTES:
+            raise StoreCorruptError(
+                f"{self.folder.what} was cut short: {there:,} of {wanted:,} bytes are there; copy it again, whole"
+            )
 
     # -- when a transaction failed ------------------------------------------------------------------------------------
 
-    def mend(self, error: lmdb.Error, handle: lmdb.Environment | None, map_size: int, *, patient: bool) -> None:
+    def mend(self, error: lmdb.Error, handle: lmdb.Environment | None, map_size: int, attempt: int) -> None:
         """Remove the cause of a failure, if that can be done and the call be repeated; otherwise raise our error.
 
         Parameters
@@ -239,8 +213,8 @@ class Environment(ThreadLinks[Any]):
             What was used.
         map_size : int
             How large its map was then.
-        patient : bool
-            Whether the call may wait for others.
+        attempt : int
+            How often the call has failed before.
         """
         with self.alone():
             if handle is None or self.handle is not handle:
@@ -251,10 +225,15 @@ class Environment(ThreadLinks[Any]):
                 # Another thread may have seen to it; and the pages that a killed reader held are room, too.
                 if self.map_size == map_size and not handle.reader_check():
                     self._grow(error)
-            elif not isinstance(error, lmdb.ReadersFullError) or not (handle.reader_check() or patient):
-                if isinstance(error, lmdb.PanicError | lmdb.DiskError | lmdb.ReadonlyError):
-                    self.shut()  # it may be better next time
+            elif isinstance(error, lmdb.ReadersFullError):
+                if not handle.reader_check() and attempt > _READERS_WAITS:
+                    self._fail(error)
+            elif attempt > _STEPS or not self._is_full(error) or not _step(handle):
+                self.shut()  # it may be better next time
                 self._fail(error)
+
+    def _is_full(self, error: lmdb.Error) -> bool:
+        return isinstance(translated(error, self.folder.path, self.folder.what), StoreFullError)
 
     def _grow(self, error: lmdb.Error) -> None:
         room = file_system_bytes(self.folder.path)
@@ -277,27 +256,28 @@ class Environment(ThreadLinks[Any]):
         raise translated(error, self.folder.path, self.folder.what) from error
 
 
-def _reserve(path: str, mode: int) -> None:
-    """Give the lock file its room on the disk: written to as memory, it would be a SIGBUS where there is none left.
+def _step(handle: lmdb.Environment) -> bool:
+    """Make a transaction that changes nothing, and return whether there was room for it.
 
-    A file that has its room is not touched, since it may be in use: no byte more, as each user has mapped its length.
+    What a transaction frees is room for the next but one (the previous state is kept whole), so that in a full file
+    system the write that follows a removal would fail, and go on to fail.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        found = os.fstat(descriptor)
-        wanted = found.st_size or _LOCK_BYTES
-        if found.st_blocks * 512 < wanted:
-            os.posix_fallocate(descriptor, 0, wanted)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            if not os.fstat(descriptor).st_size:
-                with suppress(OSError):
-                    os.unlink(path)  # noqa: PTH108  # text, as above
-            raise
-    finally:
-        os.close(descriptor)
+        with handle.begin(write=True) as transaction:
+            transaction.put(NO_KEY, b"")
+            transaction.delete(NO_KEY)
+    except lmdb.Error:
+        return False
+    return True
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether the same opening may succeed a moment later.
+
+    A dropped environment of ours may be closing, in another thread; another process may let the database grow between
+    the opening and our first look into it.
+    """
+    return is_open_twice(error) or isinstance(error, lmdb.MapResizedError | lmdb.ReadersFullError)
 
 
 _environments: WeakValueDictionary[str, Environment] = WeakValueDictionary()

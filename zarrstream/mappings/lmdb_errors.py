@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from zarrstream.errors import (
@@ -64,6 +65,19 @@ _TABLE: dict[str, _Entry] = {
     "TxnFullError": _BATCH,
     "VersionMismatchError": _CORRUPT,
 }
+_SYSTEM: dict[int, _Entry] = {
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: _ACCESS,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOENT: _UNREACHABLE,
+    errno.EIO: _UNREACHABLE,
+    errno.ESTALE: _UNREACHABLE,
+    errno.ENOMEM: _MEMORY,
+    errno.EMFILE: (StoreError, "cannot be opened by a process with so many files", "close others, or raise ulimit -n"),
+}
+_LITTLE_BYTES = 1 << 16
 
 
 def translated(error: Exception, path: str, what: str) -> StoreError:
@@ -79,8 +93,11 @@ def translated(error: Exception, path: str, what: str) -> StoreError:
         What users call the database.
     """
     kind, wrong, remedy = _entry(error)
+    if _is(error, errno.EIO) and _has_no_room(path):
+        kind, wrong, remedy = _FULL  # LMDB's word for a write that came to the end of the room on its way
     if kind is StoreFullError:
-        wrong = f"{wrong} (its file system holds {_room(path)})"
+        size = file_system_bytes(path)
+        wrong += f" (its file system holds {size:,} bytes)" if size is not None else ""
     return kind(f"{what} {wrong} ({error}): {remedy}")
 
 
@@ -92,13 +109,15 @@ def is_open_twice(error: Exception) -> bool:
 def _entry(error: Exception) -> _Entry:
     if is_open_twice(error):
         return _OPEN_TWICE
-    if isinstance(error, PermissionError):
-        return _ACCESS
-    if isinstance(error, OSError):
-        return _FULL if "No space" in str(error) else _UNREACHABLE
-    if type(error).__name__ == "Error" and "Read-only file system" in str(error):
-        return _ACCESS
-    return _TABLE.get(type(error).__name__, _UNREACHABLE if "o such file" in str(error) else _UNKNOWN)
+    named = _TABLE.get(type(error).__name__)
+    if named is not None:
+        return named
+    return next((entry for number, entry in _SYSTEM.items() if _is(error, number)), _UNKNOWN)
+
+
+def _is(error: Exception, number: int) -> bool:
+    """Return whether an error is this one of the system's, which older releases of py-lmdb tell by its text alone."""
+    return os.strerror(number) in str(error)
 
 
 def file_system_bytes(path: str) -> int | None:
@@ -110,6 +129,9 @@ def file_system_bytes(path: str) -> int | None:
     return found.f_blocks * found.f_frsize
 
 
-def _room(path: str) -> str:
-    size = file_system_bytes(path)
-    return "an unknown number of bytes" if size is None else f"{size:,} bytes"
+def _has_no_room(path: str) -> bool:
+    try:
+        found = os.statvfs(path)
+    except (OSError, AttributeError):  # as above
+        return False
+    return found.f_bavail * found.f_frsize < _LITTLE_BYTES

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 LIMIT = 511  # LMDB's, in bytes, as py-lmdb builds it
 # Never in UTF-8, so that no key can look like a replaced one. It sorts behind all that begins alike.
 _MARK = b"\xff"
+#: What stands for no key at all.
+NO_KEY = b"\xff\xff"
 _DIGEST_BYTES = 32
 _LENGTH_BYTES = 4
 #: How much of a long key leads the name that stands for it: a prefix up to this length is found by seeking.

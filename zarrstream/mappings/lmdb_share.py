@@ -10,12 +10,12 @@ from zarrstream.mappings.lmdb_environment import Durability, Environment, Error,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zarrstream.mappings.lmdb_environment import Folder, Transaction
+    from zarrstream.mappings.lmdb_environment import Transaction
+    from zarrstream.mappings.lmdb_folder import Folder
 
 T = TypeVar("T")
 #: For how long a value may be read from what is open before the place is looked at again.
 _TRUSTED_SECONDS = 0.01
-_PATIENCE_SECONDS = 10.0
 
 
 class Share:
@@ -79,7 +79,7 @@ class Share:
             Whether to make a database that is not there.
         """
         environment = self.environment
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        attempt = 0
         while True:
             handle, map_size = None, 0
             try:
@@ -89,7 +89,8 @@ class Share:
                     if handle is not None:
                         return _run(handle.begin(write=write, buffers=True), work, write=write)
             except Error as error:
-                environment.mend(error, handle, map_size, patient=time.monotonic() < deadline)
+                environment.mend(error, handle, map_size, attempt)
+                attempt += 1
                 if isinstance(error, ReadersFullError):
                     time.sleep(0.002)
             if handle is None and not self.join(create=create):

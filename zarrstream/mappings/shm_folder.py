@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zarrstream.errors import StoreAccessError, StoreError, StoreOptionError
-from zarrstream.mappings.lmdb_environment import Folder
 from zarrstream.mappings.lmdb_errors import translated
+from zarrstream.mappings.lmdb_folder import Folder
 from zarrstream.mappings.shm_owners import Ownership, living_and_dead
 
 if TYPE_CHECKING:

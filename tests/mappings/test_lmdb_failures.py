@@ -1,0 +1,390 @@
+"""What LMDB says when it fails: our error, the place and the remedy, and never "absent"."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+
+from tests.lmdb_tables import KINDS, MIB, forked, made
+from tests.optional import require
+from tests.processes import in_child
+from zarrstream import places
+from zarrstream.errors import (
+    MissingExtraError,
+    StoreAccessError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreOptionError,
+    StoreUnavailableError,
+)
+
+lmdb = require("lmdb")
+
+from zarrstream.mappings import lmdb_errors, shm_folder  # noqa: E402  # where there is a driver
+from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402
+from zarrstream.mappings.shm import SharedMemoryMapping  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.lmdb"
+
+
+@pytest.fixture(params=KINDS)
+def mapping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LMDBMapping]:
+    yield from made(request.param, tmp_path)
+
+
+# -- what is there is not what it should be ---------------------------------------------------------------------------
+
+
+def garbage(path: Path) -> None:
+    path.mkdir()
+    (path / "data.mdb").write_bytes(b"this is not a database, however long it is" * 1000)
+
+
+def cut_short(path: Path) -> None:
+    mapping = LMDBMapping(path)
+    mapping.update_many((f"k{number}", bytes(100_000)) for number in range(50))
+    mapping.close()
+    os.truncate(path / "data.mdb", MIB)
+
+
+def several_values_per_key(path: Path) -> None:
+    """Make the main database one with several values per key, as other programs do: in both meta pages."""
+    LMDBMapping(path)["k"] = b"1"
+    with (path / "data.mdb").open("r+b") as file:
+        for page in (0, 4096):
+            file.seek(page + 16 + 24 + 48 + 4)  # page header, what is before the databases, the free list's, its pad
+            file.write(b"\x04\0")
+
+
+@pytest.mark.parametrize("spoil", [garbage, cut_short, several_values_per_key])
+def test_a_database_that_is_not_what_it_should_be_is_corrupt(path: Path, spoil: Callable[[Path], None]) -> None:
+    """One that was cut short, too, which LMDB itself would answer with a SIGBUS."""
+    spoil(path)
+    mapping = LMDBMapping(path)
+    with pytest.raises(StoreCorruptError, match=str(path)):
+        mapping["k49"]
+    with pytest.raises(StoreCorruptError, match=str(path)):
+        mapping["k1"] = b""
+
+
+def test_damaged_pages_are_told(path: Path) -> None:
+    mapping = LMDBMapping(path)
+    mapping.update_many((f"k{number}", bytes(500)) for number in range(1000))
+    mapping.close()
+    with (path / "data.mdb").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(8192)
+        file.write(b"\xff" * (size - 8192))
+    with pytest.raises(StoreError, match=str(path)):
+        mapping["k1"]
+
+
+def test_every_error_of_lmdb_is_one_of_ours() -> None:
+    """And a StoreError that names the place, with a remedy."""
+    kinds = [kind for kind in vars(lmdb).values() if isinstance(kind, type) and issubclass(kind, lmdb.Error)]
+    assert len(kinds) > 20
+    for kind in kinds:
+        made = lmdb_errors.translated(kind("what LMDB said"), "/nowhere", "the LMDB database '/nowhere'")
+        assert isinstance(made, StoreError)
+        assert "/nowhere" in str(made)
+        assert "what LMDB said" in str(made)
+    too_big = lmdb_errors.translated(lmdb.BadValsizeError("x"), "/", "y")
+    assert "smaller chunks" in str(too_big)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(path: Path) -> None:
+    path.write_bytes(b"")
+    for ask in (list, lambda mapping: mapping.update({"k": b"1"})):
+        with pytest.raises(StoreOptionError, match="name a folder"):
+            ask(LMDBMapping(path))
+
+
+def test_a_missing_parent_is_named(path: Path) -> None:
+    mapping = LMDBMapping(path / "nowhere" / "x")
+    assert list(mapping) == []
+    with pytest.raises(StoreUnavailableError, match=f"make '{path}/nowhere'"):
+        mapping["k"] = b"1"
+
+
+def test_a_driver_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By our own name, and by fsspec's URL."""
+    monkeypatch.setattr(places, "is_there", lambda module: module != "lmdb")
+    for url in ("shm://t", f"lmdb:///{tmp_path}/x.lmdb"):
+        with pytest.raises(MissingExtraError, match=r"zarrstream\[shm\]"):
+            fsspec.url_to_fs(url)
+
+
+# -- lost -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_vanished_folder_is_lost_not_empty(path: Path) -> None:
+    """What was there once is never read as "not stored", nor by a copy elsewhere; `close` begins anew."""
+    mapping = LMDBMapping(path)
+    mapping["k"] = b"1"
+    assert mapping["k"] == b"1"
+    moved = path.rename(path.with_suffix(".moved"))
+    copy = pickle.loads(pickle.dumps(mapping))
+    asks: tuple[Callable[[LMDBMapping], object], ...] = (
+        lambda lost: lost["absent"],
+        lambda lost: lost.update({"k": b"2"}),
+        list,
+        lambda lost: lost.size("k"),
+    )
+    for lost in (mapping, copy):
+        for ask in asks:
+            with pytest.raises(StoreUnavailableError, match="gone"):
+                ask(lost)
+    assert not path.exists()
+    moved.rename(path)
+    assert (mapping["k"], copy["k"]) == (b"1", b"1")
+    copy.close()
+    shutil.rmtree(path)
+    mapping.close()
+    mapping["k"] = b"3"
+    assert dict(mapping) == {"k": b"3"}
+
+
+def test_a_database_that_another_one_replaces_is_opened_anew(path: Path) -> None:
+    mapping, other = LMDBMapping(path), LMDBMapping(path.with_name("y"))
+    mapping["k"] = b"old"
+    other["l"] = b"new"
+    other.close()
+    path.rename(path.with_name("z"))
+    path.with_name("y").rename(path)
+    assert mapping["l"] == b"new"
+    assert list(mapping) == ["l"]
+    mapping["m"] = b"newer"
+    assert mapping["m"] == b"newer"
+
+
+# -- not for us -------------------------------------------------------------------------------------------------------
+
+
+def test_code_that_has_it_open_in_this_process_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB's locks belong to the process, so that two environments would undo each other's."""
+    from zarrstream.mappings import lmdb_environment
+
+    LMDBMapping(path)["k"] = b"1"
+    monkeypatch.setattr(lmdb_environment, "_PATIENCE_SECONDS", 0.05)
+    mapping = LMDBMapping(path)
+    with lmdb.open(str(path)), pytest.raises(StoreUnavailableError, match=r"lmdb\.Environment"):
+        mapping["k"]
+    assert mapping["k"] == b"1"
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that everybody can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_nobody(work: Callable[[], None]) -> None:
+    """Run in a child without root's rights, which no permission binds."""
+
+    def unprivileged() -> None:
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        work()
+
+    in_child(unprivileged)
+
+
+def test_what_may_not_be_written_is_read_and_says_so(shared: Path) -> None:
+    """As long as readers may register in lock.mdb: without that, writers would use their pages again."""
+    mapping = LMDBMapping(shared / "x")
+    mapping["k"] = b"0123"
+    mapping.close()
+    (shared / "x" / "data.mdb").chmod(0o644)
+    (shared / "x" / "lock.mdb").chmod(0o666)
+
+    def work() -> None:
+        reader = LMDBMapping(shared / "x")
+        assert (reader["k"], reader.read("k", 1, 3), list(reader)) == (b"0123", b"12", ["k"])
+        for ask in (lambda: reader.update({"k": b"4"}), lambda: reader.discard("k")):
+            with pytest.raises(StoreAccessError, match="writable"):
+                ask()
+        assert reader["k"] == b"0123"
+        with pytest.raises(StoreAccessError, match="writable"):
+            LMDBMapping(shared / "new")["k"] = b"4"
+        reader.close()
+
+    as_nobody(work)
+    (shared / "x" / "lock.mdb").chmod(0o600)
+
+    def locked_out() -> None:
+        with pytest.raises(StoreAccessError, match=r"lock\.mdb"):
+            LMDBMapping(shared / "x")["k"]
+
+    as_nobody(locked_out)
+    (shared / "x").chmod(0)
+
+    def shut_out() -> None:
+        with pytest.raises(StoreAccessError, match=str(shared)):
+            LMDBMapping(shared / "x")["k"]
+
+    as_nobody(shut_out)
+    (shared / "x").chmod(0o755)
+
+
+# -- full -------------------------------------------------------------------------------------------------------------
+
+
+def mount(*arguments: str, program: str = "mount") -> bool:
+    """Run the system's command, and return whether it could."""
+    found = shutil.which(program)
+    return bool(found) and subprocess.run([str(found), *arguments], check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A memory file system of 8 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", str(folder)):
+        pytest.skip("this user may not mount a small file system, so that none can be filled")
+    yield folder
+    assert mount("-l", str(folder), program="umount")  # also where a failed test has it open
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_file_system_is_told_with_its_size(kind: str, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error and no SIGBUS; nothing of the failed write is seen, and what was there stays."""
+    monkeypatch.setattr(shm_folder, "MEMORY", str(small))
+    mapping = SharedMemoryMapping("t") if kind == "shm" else LMDBMapping(small / "x", durability="off")
+    mapping["k"] = bytes([1]) * MIB
+    for write in (
+        lambda: mapping.update({"k": b"2", "l": bytes(9 * MIB)}),
+        lambda: mapping.update({f"m{number}": bytes(MIB) for number in range(9)}),
+        lambda: [mapping.update({f"n{number}": bytes(MIB)}) for number in range(9)],
+    ):
+        with pytest.raises(StoreFullError, match=r"8,388,608 bytes") as caught:
+            write()
+        assert str(mapping.path) in str(caught.value)
+        assert mapping["k"] == bytes([1]) * MIB
+    assert all(mapping[f"n{number}"] == bytes(MIB) for number in range(len(mapping) - 1))
+    mapping.clear()
+    mapping["k"] = bytes(MIB)  # what was freed is room at once
+    mapping.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_system_without_any_room_is_told(kind: str, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where not even the lock file has room, which is written to as memory."""
+    monkeypatch.setattr(shm_folder, "MEMORY", str(small))
+    descriptor = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
+    os.posix_fallocate(descriptor, 0, os.fstatvfs(descriptor).f_bavail * 4096)
+    os.close(descriptor)
+    mapping = SharedMemoryMapping("t") if kind == "shm" else LMDBMapping(small / "x")
+    with pytest.raises(StoreFullError, match=r"8,388,608 bytes"):
+        mapping["k"] = b"1"
+    assert list(mapping) == []
+    (small / "filler").unlink()
+    mapping["k"] = b"1"
+    mapping.close()
+    assert mapping["k"] == b"1"
+    mapping.close()
+
+
+def test_the_map_does_not_grow_far_beyond_the_file_system(small: Path) -> None:
+    """A batch that cannot fit is refused before the map would take the whole address space."""
+    mapping = LMDBMapping(small / "x", map_size=MIB)
+    mapping["k"] = b"1"
+    with pytest.raises(StoreFullError, match=r"8,388,608 bytes"):
+        mapping.update({f"{number}": bytes(MIB) for number in range(64)})
+    assert mapping._share.environment.map_size <= 32 * MIB
+    assert dict(mapping) == {"k": b"1"}
+    mapping.close()
+
+
+def test_a_read_only_file_system_is_read_and_says_so(small: Path) -> None:
+    mapping = LMDBMapping(small / "x", durability="off")
+    mapping["k"] = b"1"
+    mapping.close()
+    assert mount("-o", "remount,ro", str(small))
+    assert (mapping["k"], list(mapping)) == (b"1", ["k"])
+    with pytest.raises(StoreAccessError, match="writable"):
+        mapping["k"] = b"2"
+    with pytest.raises(StoreAccessError, match="writable"):
+        LMDBMapping(small / "new")["k"] = b"2"
+    assert mapping["k"] == b"1"
+    mapping.close()
+
+
+def test_an_address_space_that_is_too_small_is_told(path: Path) -> None:
+    LMDBMapping(path)["k"] = b"1"
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        with pytest.raises(StoreError, match="map_size"):
+            LMDBMapping(path, map_size=4 << 30)["k"]
+        assert LMDBMapping(path, map_size=MIB)["k"] == b"1"
+
+    in_child(work)
+
+
+# -- readers' slots ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_waits_for_a_slot(path: Path) -> None:
+    """Where another program made a lock file for three, the fourth reader waits until one is done."""
+    LMDBMapping(path)["k"] = b"1"
+    (path / "lock.mdb").unlink()
+    reads, writes = os.pipe()
+
+    def hold() -> None:
+        environment = lmdb.open(str(path), max_readers=3)
+        held = [environment.begin() for _ in range(3)]
+        os.write(writes, b".")
+        signal.sigwait({signal.SIGUSR1})
+        for transaction in held:
+            transaction.abort()
+        environment.close()
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    child = forked(hold)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    assert os.read(reads, 1) == b"."
+    release = threading.Timer(0.2, os.kill, (child, signal.SIGUSR1))
+    release.start()
+    assert LMDBMapping(path)["k"] == b"1"
+    release.join()
+    os.waitpid(child, 0)
+    os.close(reads)
+    os.close(writes)
+
+
+def test_only_an_absent_key_is_a_key_error(mapping: Any) -> None:
+    """And what has failed once is opened anew for the next call."""
+    mapping["k"] = b"1"
+
+    def fail(_: Any) -> None:
+        raise lmdb.CorruptedError("a page")
+
+    with pytest.raises(StoreCorruptError):
+        mapping._share.call(fail)
+    assert mapping["k"] == b"1"
+    with pytest.raises(KeyError):
+        mapping["absent"]

@@ -1,0 +1,317 @@
+"""LMDB on disk and in shared memory, under many threads and processes: all is there, and whole, whoever is killed."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+from zarr.core.buffer import cpu
+
+from tests.lmdb_tables import (
+    KINDS,
+    MIB,
+    descriptors,
+    forked,
+    hold_all_in_memory,
+    killed_within,
+    made,
+    read_whole,
+    rewrite,
+)
+from tests.processes import METHODS, in_child, run, use_inherited, write_chunks, write_keys
+from zarrstream import MappingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from zarrstream.mappings.lmdb import LMDBMapping
+
+
+@pytest.fixture(params=KINDS)
+def mapping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LMDBMapping]:
+    yield from made(request.param, tmp_path, map_size=1 << 16)
+
+
+# -- many write -------------------------------------------------------------------------------------------------------
+
+
+def test_eight_processes_write_five_hundred_chunks_each(mapping: LMDBMapping) -> None:
+    """All of them begin before the database is there, and the map grows under them from 64 KiB."""
+    run("fork", write_keys, [(mapping, number, 500) for number in range(8)])
+    assert sorted(mapping) == sorted(f"{number}/{index}" for number in range(8) for index in range(500))
+    assert all(value == key.encode() for key, value in mapping.items())
+
+
+@pytest.mark.slow
+def test_eight_processes_write_five_hundred_chunks_of_one_array(mapping: LMDBMapping) -> None:
+    store = MappingStore(mapping)
+    array = zarr.create_array(store, shape=(8, 2000), chunks=(1, 4), dtype="i4", fill_value=0)
+    run("spawn", write_chunks, [(store, number, 500) for number in range(8)])
+    np.testing.assert_array_equal(array[:].ravel(), np.repeat(np.arange(4000) + 1, 4))
+    assert len(list(mapping.keys_under("c/"))) == 4000
+
+
+def test_the_map_grows_while_threads_read_and_write(mapping: LMDBMapping) -> None:
+    """Whoever finds it full waits for the transactions of this process, and then doubles it; nobody notices."""
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for index in range(40):
+                mapping[f"{number}/{index}"] = bytes([number]) * 20_000
+                assert mapping[f"{number}/{index // 2}"] == bytes([number]) * 20_000
+                assert len(list(mapping.keys_under(f"{number}/"))) == index + 1
+        except BaseException as error:  # noqa: BLE001  # told to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(mapping) == 320
+    assert mapping._share.environment.map_size >= 320 * 20_000
+
+
+def test_a_value_larger_than_the_map_is_written(mapping: LMDBMapping) -> None:
+    mapping["k"] = bytes(3 * MIB)
+    assert mapping.size("k") == 3 * MIB
+    assert mapping._share.environment.map_size == 4 * MIB
+
+
+def test_what_others_let_grow_is_read(mapping: LMDBMapping) -> None:
+    """The map of a process that reads is too small by then, and is resized once its own readers are done."""
+    mapping["k"] = b"before"
+
+    def work() -> None:
+        mapping["k"] = bytes(4 * MIB)
+
+    in_child(work)
+    assert mapping.size("k") == 4 * MIB
+    assert mapping._share.environment.map_size >= 4 * MIB
+    assert mapping["k"] == bytes(4 * MIB)
+
+
+# -- killed -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_acknowledged_survives_the_kill_of_its_process(mapping: LMDBMapping) -> None:
+    """Ten times over: count the acknowledgements, then look."""
+    for life in range(10):
+        reads, writes = os.pipe()
+
+        def work(life: int = life, writes: int = writes) -> None:
+            for number in itertools.count():
+                mapping[f"{life}/{number}"] = bytes([number % 256]) * 5000
+                os.write(writes, b".")
+
+        child = forked(work)
+        os.close(writes)
+        acknowledged = len(os.read(reads, 1))
+        while acknowledged < 20 + 7 * life:
+            acknowledged += len(os.read(reads, 100))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        while more := os.read(reads, 1000):
+            acknowledged += len(more)
+        os.close(reads)
+        found = {key: mapping[key] for key in mapping.keys_under(f"{life}/")}
+        assert len(found) in {acknowledged, acknowledged + 1}
+        assert all(found[f"{life}/{number}"] == bytes([number % 256]) * 5000 for number in range(acknowledged))
+
+
+def test_a_hundred_writers_killed_in_their_transactions_leave_it_whole(mapping: LMDBMapping) -> None:
+    """None of what they had written is there, none of their locks is left, and the next writes."""
+    mapping["k"] = b"whole"
+    for life in range(100):
+        killed_within(mapping, write=True)
+        mapping[f"life/{life % 7}"] = b"%d" % life
+        assert mapping["k"] == b"whole"
+        assert mapping[f"life/{life % 7}"] == b"%d" % life
+    assert sorted(mapping) == ["k", *(f"life/{number}" for number in range(7))]
+
+
+def test_killed_readers_hold_neither_slots_nor_pages(mapping: LMDBMapping) -> None:
+    """Pages that a dead reader might read are used again, so that the database does not grow."""
+    mapping.update_many({"k": bytes(50_000), "other": b""})
+    for _ in range(10):
+        mapping["k"] = bytes(50_000)
+    before = mapping._share.environment.map_size
+    for _ in range(5):
+        killed_within(mapping, write=False)
+        for _ in range(20):
+            mapping["k"] = bytes(50_000)
+    environment = mapping._share.environment
+    assert environment.map_size <= 2 * before
+    assert environment.handle is not None
+    assert environment.handle.reader_check() == 0
+
+
+# -- read by many -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(60, marks=pytest.mark.slow)])
+def test_no_read_is_torn(mapping: LMDBMapping, seconds: float) -> None:
+    """One writer rewrites the same keys, and batches of them; four readers see whole values of one version."""
+    keys, size = 4, 100_000
+    mapping.update_many((f"k{number}", bytes([1]) * size) for number in range(keys))
+    mapping["single"] = bytes([1]) * size
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    writer = context.Process(target=rewrite, args=(mapping, keys, size, stop))
+    writer.start()
+    try:
+        run("spawn", read_whole, [(mapping, keys, size, seconds)] * 4)
+    finally:
+        stop.set()
+        writer.join()
+    assert writer.exitcode == 0
+    writer.close()
+
+
+def test_eight_processes_read_one_copy(mapping: LMDBMapping, tmp_path: Path) -> None:
+    """What they are charged with, each page parted among them, is the data once, and a chunk for each."""
+    count, folder = 48, tmp_path / "told"
+    folder.mkdir()
+    mapping.update_many((f"k{number}", bytes([number]) * MIB) for number in range(count))
+    mapping.close()
+    run("fork", hold_all_in_memory, [(mapping, count, folder, number, 8) for number in range(8)])
+    shares = [int(path.read_text()) for path in folder.glob("share-*")]
+    assert len(shares) == 8
+    assert count * MIB * 0.9 < sum(shares) <= 1.2 * count * MIB + 8 * MIB
+
+
+# -- forked -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_store_that_was_used_before_works_in_the_child(mapping: LMDBMapping, method: str) -> None:
+    store = MappingStore(mapping)
+    store.set_sync("parent", cpu.Buffer.from_bytes(b"from the parent"))
+    run(method, use_inherited, [(store,)])
+    assert mapping["child"] == b"from the parent"
+    mapping["parent"] = b"still writable here"
+
+
+def test_no_environment_is_carried_through_a_fork(mapping: LMDBMapping) -> None:
+    mapping["k"] = b"1"
+    assert descriptors(mapping) > 0
+
+    def work() -> None:
+        assert descriptors(mapping) == 0
+        assert mapping["k"] == b"1"
+        assert descriptors(mapping) > 0
+        mapping["k"] = b"2"
+        mapping.close()
+
+    in_child(work)
+    assert mapping["k"] == b"2"
+
+
+def test_a_fork_in_the_midst_of_other_threads_writes(mapping: LMDBMapping) -> None:
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            mapping[f"{number}"] = bytes(10_000)
+            mapping[f"{number}"]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(10):
+            in_child(lambda number=number: write_keys(mapping, number, 5))  # type: ignore[misc]  # bound now
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(mapping) == 54
+
+
+def test_a_fork_waits_for_the_transactions_that_run(mapping: LMDBMapping) -> None:
+    """A child never has another thread's open transaction, nor waits for its end."""
+    mapping["k"] = b"1"
+    within, go_on = threading.Event(), threading.Event()
+
+    def slowly(transaction: Any) -> None:
+        within.set()
+        assert go_on.wait(60)
+        transaction.put(b"k", b"2")
+
+    thread = threading.Thread(target=lambda: mapping._share.call(slowly, write=True))
+    thread.start()
+    assert within.wait(60)
+    release = threading.Timer(0.1, go_on.set)
+    release.start()
+
+    def work() -> None:
+        assert go_on.is_set()
+        assert mapping["k"] == b"2"
+        mapping["k"] = b"3"
+        mapping.close()
+
+    in_child(work)
+    thread.join()
+    release.join()
+    assert mapping["k"] == b"3"
+
+
+def test_a_signal_handler_may_fork_or_close_in_the_midst_of_a_call(mapping: LMDBMapping) -> None:
+    """The call that was interrupted is done again, in the environment as it is then."""
+    mapping["k"] = b"1"
+    attempts: list[bytes | None] = []
+
+    def interrupted(transaction: Any) -> None:
+        attempts.append(bytes(transaction.get(b"k")))
+        if len(attempts) == 1:
+            mapping.close()
+            in_child(mapping.close)
+        transaction.put(b"k", b"2")
+
+    mapping._share.call(interrupted, write=True)
+    assert (attempts, mapping["k"]) == ([b"1", b"1"], b"2")
+
+
+# -- closed -----------------------------------------------------------------------------------------------------------
+
+
+def test_close_among_working_threads_disturbs_none(mapping: LMDBMapping) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            write_keys(mapping, number, 100)
+        except BaseException as error:  # noqa: BLE001  # told to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        mapping.close()
+        time.sleep(0.001)  # so that each round finds something open
+    assert not failures
+    assert len(mapping) == 400
+
+
+def test_close_releases_every_descriptor(mapping: LMDBMapping) -> None:
+    mapping["k"] = b"1"
+    threads = [threading.Thread(target=mapping.__getitem__, args=("k",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    mapping.close()
+    assert descriptors(mapping) == 0
+    assert mapping["k"] == b"1"
