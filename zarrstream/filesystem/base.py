@@ -49,8 +49,8 @@ class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
     -----
     Only an absent key is `FileNotFoundError`; every other failure is a `zarrstream.errors.StoreError`, which zarr does
     not take for "not stored". Paths are literal: ``rm`` and ``cat_file`` expand no ``*``. Folders are implied by
-    keys: ``mkdir`` and ``rmdir`` do nothing. A key ``a`` beside a key ``a/b`` is a file and a folder at once. The end of
-    a transaction publishes what the mapping has pending (see ``ByteMapping.flush``).
+    keys: ``mkdir`` and ``rmdir`` do nothing. A key ``a`` beside a key ``a/b`` is a file and a folder at once. The end
+    of a transaction publishes what the mapping has pending (see ``ByteMapping.flush``).
 
     **Threads, processes, durability**: the mapping's. **Pickling**: the mapping is pickled.
     """
@@ -113,6 +113,8 @@ class MappingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
                     self.mapping.clear_under(key)
 
     def _open(self, path: str, mode: str = "rb", block_size: Any = "default", **kwargs: Any) -> MappingFile:
+        if "x" in mode and self.isfile(path):
+            raise FileExistsError(path)
         return MappingFile(self, path, mode, block_size, **kwargs)
 
     # -- names --------------------------------------------------------------------------------------------------------
@@ -217,7 +219,8 @@ class MappingFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec ships n
 
     def commit(self) -> None:
         """Write the value."""
-        self.fs.pipe_file(self.path, self._before + self.buffer.getvalue())
+        mode = "create" if "x" in self.mode else "overwrite"
+        self.fs.pipe_file(self.path, self._before + self.buffer.getvalue(), mode=mode)
 
     def discard(self) -> None:
         """Forget the value."""
