@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -14,48 +13,21 @@ import zarr
 from fsspec.tests import abstract
 from zarr.storage import FsspecStore
 
-from tests.leaks import unique_name
 from tests.optional import require
+from tests.urls import URL_ROWS, urls
 from zarrstream.errors import StoreOptionError
 from zarrstream.testing import check_hierarchy_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Row:
-    """One kind of file system.
-
-    Attributes
-    ----------
-    url : callable
-        From an empty folder to the URL of a database that is not there.
-    driver : str
-        What has to be installed.
-    """
-
-    url: Callable[[Path], str]
-    driver: str = "fsspec"
-
-
-ROWS = {
-    "sqlite": Row(lambda folder: f"sqlite:///{folder}/x.db"),
-    "lmdb": Row(lambda folder: f"lmdb:///{folder}/x.lmdb", "lmdb"),
-    "shm": Row(lambda _: f"shm://{unique_name()}", "lmdb"),
-}
-
-
-@pytest.fixture(params=ROWS)
+@pytest.fixture(params=URL_ROWS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database, which is removed afterwards."""
-    row = ROWS[request.param]
-    require(row.driver)
-    made = row.url(tmp_path)
-    yield made
-    mapping = fsspec.url_to_fs(made)[0].mapping
-    getattr(mapping, "destroy", mapping.close)()
+    """The URL of a database that is not there."""
+    for _, made in urls(request.param, tmp_path):
+        yield made
 
 
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]  # fsspec ships no types
