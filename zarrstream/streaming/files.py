@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PREFIX = ".zarrstream-"
 _SUFFIX = ".partial"
+_VECTORS = 512  # pieces that one call writes; POSIX promises 16, Linux and macOS take 1024
 _NO_FILE = 1 << 50  # bytes; where ext4 and others say that a folder ends
 _MOST_FOLDERS = 10_000  # folders known to be there; one more system call is cheaper than unbounded memory
 _HOST = socket.gethostname().replace("-", "_").replace("/", "_")
@@ -145,10 +146,15 @@ class FileTransport:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            for piece in pieces:
-                view = memoryview(piece).cast("B")
-                while view:
-                    view = view[os.write(descriptor, view) :]
+            views = [memoryview(piece).cast("B") for piece in pieces]
+            if len(views) == 1:
+                written = os.write(descriptor, views[0])
+            else:
+                written = sum(os.writev(descriptor, views[at : at + _VECTORS]) for at in range(0, len(views), _VECTORS))
+            if written < sum(map(len, views)):  # a call takes at most 2 GiB, and a full disk what it has left
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                for view in views:
+                    _write_all(descriptor, view)
         finally:
             os.close(descriptor)
 
@@ -169,6 +175,11 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
             return data  # the file was cut short meanwhile: the decoder finds it out
         data += more
     return data
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _is_orphan(name: str) -> bool:

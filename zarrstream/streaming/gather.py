@@ -43,8 +43,8 @@ class Gather:
         return not held or held + self._grid.chunk_nbytes <= self._max_bytes
 
     def holds(self, index: Index) -> bool:
-        """Whether a piece for this chunk (of a sharded array: for its shard) waits here."""
-        return index in self._run if self._grid.shards is None else self._grid.object_of(index) in self._shards
+        """Whether a piece for this chunk waits here to be sent with others."""
+        return index in self._run
 
     def add(self, piece: Piece) -> None:
         """Take a piece in; of two for one chunk of a shard the last wins, and both are settled with it."""
@@ -52,7 +52,7 @@ class Gather:
         if self._grid.shards is None:
             self._run[piece.index] = piece
             return
-        shard = self._grid.object_of(piece.index)
+        shard = piece.obj
         waiting = self._shards.setdefault(shard, {})
         earlier = waiting.get(piece.index)
         if earlier is not None:

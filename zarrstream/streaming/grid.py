@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class Grid:
     shards: tuple[int, ...] | None
     itemsize: int
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """The number of chunks along each axis."""
         return tuple(-(-size // step) if step else 0 for size, step in zip(self.shape, self.chunks, strict=True))
@@ -69,24 +70,24 @@ class Grid:
         steps = self.shards or self.chunks
         return tuple(-(-size // step) if step else 0 for size, step in zip(self.shape, steps, strict=True))
 
-    @property
+    @cached_property
     def per_shard(self) -> tuple[int, ...]:
         """Chunks along each axis of one stored object."""
         if self.shards is None:
             return (1,) * len(self.shape)
         return tuple(shard // chunk for shard, chunk in zip(self.shards, self.chunks, strict=True))
 
-    @property
+    @cached_property
     def chunk_nbytes(self) -> int:
         """Bytes of one whole chunk, decoded."""
         return math.prod(self.chunks) * self.itemsize
 
-    @property
+    @cached_property
     def per_object(self) -> int:
         """Chunks of one stored object."""
         return math.prod(self.per_shard)
 
-    @property
+    @cached_property
     def object_nbytes(self) -> int:
         """Bytes of one whole stored object, decoded."""
         return self.per_object * self.chunk_nbytes

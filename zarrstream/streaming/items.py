@@ -11,6 +11,7 @@ import numpy as np
 from zarrstream.errors import UnalignedChunkError
 from zarrstream.streaming.chunk import Chunk, Index, Region, show_region
 from zarrstream.streaming.grid import odometer
+from zarrstream.streaming.turns import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +33,10 @@ class Item:
 
 @dataclass
 class Piece:
-    """One chunk of an item: its whole data, edges padded with the fill value, and what waits for it."""
+    """One chunk of an item: its stored object, its whole data (edges padded), and what waits for it."""
 
     index: Index
+    obj: Index
     data: NDArray
     nbytes: int
     items: tuple[Item, ...]
@@ -125,7 +127,7 @@ def pieces_of(codec: ArrayCodec, region: Region, data: NDArray) -> Iterator[tupl
 def whole(codec: ArrayCodec, data: NDArray) -> NDArray:
     """Make the whole chunk: a copy (the caller may fill its buffer anew), padded where the edge clips it."""
     if data.shape == codec.grid.chunks:
-        return data if _is_frozen(data) else data.copy()
+        return data if _is_frozen(data) else _copy(data)
     padded = codec.filled(codec.grid.chunks)
     padded[tuple(slice(0, size) for size in data.shape)] = data
     return padded
@@ -181,6 +183,13 @@ def _same_kind(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     if wanted.kind in "OT" and given.kind in strings:
         return True
     return given.newbyteorder("=") == wanted.newbyteorder("=")
+
+
+def _copy(data: NDArray) -> NDArray:
+    """Copy values; small ones without giving the interpreter lock away, as numpy does, and then waiting for it."""
+    if data.nbytes > SMALL_BYTES or data.dtype.hasobject or data.dtype.kind == "T":
+        return data.copy()
+    return np.ndarray(data.shape, data.dtype, data.tobytes())
 
 
 def _is_frozen(data: NDArray) -> bool:

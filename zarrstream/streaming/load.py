@@ -14,7 +14,7 @@ from zarrstream.streaming.decode import MISSING, Decoder
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
 from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
-from zarrstream.streaming.turns import Turns
+from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     ShardIndex: TypeAlias = npt.NDArray[Any]
 
 _NotFound: type[Exception] = getattr(zarr_errors, "ChunkNotFoundError", LookupError)  # zarr has it from 3.3 on
-_SMALL_BYTES = 64 << 10  # chunks up to here cost more in calls than in copying and decoding
 _INDEXES_BYTES = 16 << 20  # shard indexes kept for the runs of shards that are read piece by piece
 
 
@@ -69,7 +68,7 @@ class Loader:
         self._awaited = LoopTransport(codec.array.store, requests)
         self._cuts_shards = cuts_shards
         self._gap = 0 if cuts_shards else GAP_BYTES
-        self._turns = Turns() if codec.grid.chunk_nbytes <= _SMALL_BYTES else None
+        self._turns = Turns() if codec.grid.chunk_nbytes <= SMALL_BYTES else None
         self._indexes = Shared(max(1, _INDEXES_BYTES // (16 * codec.grid.per_object)))
 
     @property

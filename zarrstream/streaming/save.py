@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from zarrstream.streaming.crew import Failure, Job, Line
 from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.transport import LoopTransport, sync_port
+from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,6 +44,8 @@ class Saver:
         self._codec = codec
         self._port = sync_port(codec)
         self._awaited = LoopTransport(codec.array.store, requests)
+        small = codec.grid.chunk_nbytes <= SMALL_BYTES and isinstance(self._port, FileTransport)
+        self._turns = Turns() if small else None
 
     @property
     def synchronous(self) -> bool:
@@ -67,17 +71,7 @@ class Saver:
     def _work(self, job: Job) -> None:
         port: SyncPort | None = self._port
         assert port is not None
-        data = job.load
-        encoded: list[Any] = []
-        for position, chunk in enumerate(data):
-            if job.halted:
-                return
-            job.timing(position, position + 1)
-            try:
-                encoded.append(self._codec.encode(chunk))
-            except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
-                encoded.append(Failure(error))
-                job.halt.failed(job)
+        encoded = self._encode_each(job)
         if job.halted:
             return
         keys = [self._codec.key(index) for index in job.indices]
@@ -86,12 +80,34 @@ class Saver:
         rest: SyncPort = port
         if put_many is not None and len(together) > 1 and self._put_together(job, put_many, together):
             rest = _Rest(port)
+        if self._turns is None or len(keys) == 1:
+            self._store_each(job, rest, keys, encoded)
+            return
+        with self._turns.turn() as turn:
+            start = time.monotonic()
+            self._store_each(job, rest, keys, encoded)
+            turn.took((time.monotonic() - start) / len(keys))
+
+    def _encode_each(self, job: Job) -> list[Any]:
+        encoded: list[Any] = []
+        for position, chunk in enumerate(job.load):
+            if job.halted:
+                break
+            job.timing(position, position + 1)
+            try:
+                encoded.append(self._codec.encode(chunk))
+            except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
+                encoded.append(Failure(error))
+                job.halt.failed(job)
+        return encoded
+
+    def _store_each(self, job: Job, port: SyncPort, keys: list[str], encoded: list[Any]) -> None:
         results = job.results
         for position, (key, value) in enumerate(zip(keys, encoded, strict=True)):
             if job.halted:
                 return
             job.timing(position, position + 1)
-            results.append(value if type(value) is Failure else self._store(job, rest, key, value))
+            results.append(value if type(value) is Failure else self._store(job, port, key, value))
 
     def _put_together(self, job: Job, put_many: Callable[[Any], None], together: list[tuple[str, list[Any]]]) -> bool:
         job.timing(0, len(job.indices))

@@ -1,8 +1,8 @@
-"""One worker at a time reads small files, as long as they come out of memory.
+"""One worker at a time reads or writes small files, as long as they lie in memory.
 
-Of two threads that read small files side by side each waits for the interpreter lock after every system call, and the
-waking costs more than the reading. In turns, one reads a run while the other decodes. From a disk that takes its time
-reading side by side is better: then nobody waits for a turn.
+Of two threads that do so side by side each waits for the interpreter lock after every system call, and the waking costs
+more than the call. In turns, one reads a run while the other decodes. With a disk that takes its time side by side is
+better: then nobody waits for a turn.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SMALL_BYTES = 64 << 10  # chunks up to here cost more in calls than in copying and decoding
 _PATIENCE = 0.01  # seconds: a worker that is stuck in a call holds nobody up
-_FROM_MEMORY = 100e-6  # seconds that reading a small file out of memory does not take
+_FROM_MEMORY = 100e-6  # seconds that a small file in memory does not take
 _SLOW_RUNS = 3  # in a row: one alone may be the machine's
 
 
 class Turns:
-    """Who reads."""
+    """Who reads, or writes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,5 +38,5 @@ class Turns:
                 self._lock.release()
 
     def took(self, seconds: float) -> None:
-        """Take note of what reading one file took: where it takes long, there are no turns."""
+        """Take note of what one file took: where it takes long, there are no turns."""
         self._slow = self._slow + 1 if seconds > _FROM_MEMORY else 0

@@ -85,9 +85,11 @@ def write_stream(
     Exception
         What the source raised, once all that it yielded before is written.
 
-    Notes ----- A chunk that equals the fill value is elided, its key deleted, unless the array has
-    ``write_empty_chunks``. What an acknowledgement survives is the store's promise. On local directories a chunk is
-    renamed into place when it is whole; temporary files of killed writers are swept by the next call.
+    Notes
+    -----
+    A chunk that equals the fill value is elided, its key deleted, unless the array has ``write_empty_chunks``. What an
+    acknowledgement survives is the store's promise. On local directories a chunk is renamed into place when it is
+    whole; temporary files of killed writers are swept by the next call.
 
     Examples
     --------

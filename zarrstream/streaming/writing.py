@@ -182,9 +182,9 @@ class Writing:
                 self._gather.leave_out(index)
                 self._tell()
                 continue
-            if grid.shards is None and self._gather.holds(index):  # an earlier item for the same chunk goes first
+            if self._gather.holds(index):  # an earlier item for the same chunk goes first
                 yield from self._flush()
-            self._gather.add(Piece(index, whole(plan.codec, part), part.nbytes, (item,)))
+            self._gather.add(Piece(index, grid.object_of(index), whole(plan.codec, part), part.nbytes, (item,)))
             if not self._gather.has_room(self.window.nbytes):
                 yield from self._send_ready()
 
@@ -210,7 +210,7 @@ class Writing:
             yield WAIT
 
     def _send(self, pieces: list[Piece]) -> Generator[Any, Any, None]:
-        objects = {self._plan.codec.grid.object_of(piece.index) for piece in pieces}
+        objects = {piece.obj for piece in pieces}
         while not self.window.has_room(0) or objects & self._busy.keys():
             yield WAIT
             yield from self._take_in()
@@ -222,8 +222,7 @@ class Writing:
 
     def _submit(self, pieces: list[Piece]) -> None:
         nbytes = sum(piece.data.nbytes for piece in pieces)
-        for piece in pieces:
-            obj = self._plan.codec.grid.object_of(piece.index)
+        for obj in {piece.obj for piece in pieces}:
             self._busy[obj] = self._busy.get(obj, 0) + 1
         job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.data for piece in pieces])
         self._pieces[job] = pieces
@@ -273,8 +272,7 @@ class Writing:
         self._tell()
 
     def _unlock(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            obj = self._plan.codec.grid.object_of(piece.index)
+        for obj in {piece.obj for piece in pieces}:
             self._busy[obj] -= 1
             if not self._busy[obj]:
                 del self._busy[obj]
