@@ -57,6 +57,26 @@ def use_and_close(store: MappingStore) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_end_of_a_worker_publishes(path: Path, method: str) -> None:
+    """Of every kind, whatever still holds the mapping; those that are forked end by ``os._exit``."""
+    run(method, write_and_keep, [(path,)])
+    assert content(path) == {"k": b"1"}
+    assert not sidecars(path)
+
+
+def write_and_keep(path: Path) -> None:
+    """Write, and leave the mapping where the worker's end finds it."""
+    KEPT.append(mapping := ZipMapping(path))
+    mapping["other"] = b"closed and opened again"
+    mapping.close()
+    del mapping["other"]
+    mapping["k"] = b"1"
+
+
+KEPT: list[ZipMapping] = []
+
+
 def test_a_child_reads_what_is_pending_and_never_publishes_it(mapping: ZipMapping, path: Path) -> None:
     """A fill value for a chunk that the parent has written would be a lie."""
     mapping.update_many({"published": b"1", "deleted": b"1"})

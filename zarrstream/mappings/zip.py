@@ -55,8 +55,8 @@ class ZipMapping(ByteMapping):
 
     **Durability**: a write that returned survives nothing until it is published (``durable_on_write`` is False); what
     `flush` or `close` published survives the kill of the process and power loss. A mapping that is dropped, or that
-    is still there when the interpreter ends, is published then; after a kill or ``os._exit`` the last published
-    version is there.
+    is still there when the interpreter or a worker of multiprocessing ends, is published then; after a kill or a bare
+    ``os._exit`` the last published version is there.
 
     **Room**: pending values lie in a file without a name beside the archive, and publishing needs room for the new
     archive beside the old one: it copies what stays as it is, without decompressing it. Publish seldom.

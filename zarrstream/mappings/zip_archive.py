@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_left
 from contextlib import suppress
@@ -17,6 +18,7 @@ from zarrstream.mappings.zip_spill import Spill, new_entry
 if TYPE_CHECKING:
     import zipfile
     from collections.abc import Iterator
+    from multiprocessing.util import Finalize
 
     from zarrstream.mappings.zip_directory import Identity
 
@@ -136,6 +138,7 @@ class Archive:
         self._writer = WriterLock(f"{self._beside}lock", path)
         self._view: View | None = None
         self._forked = False
+        self._at_exit: Finalize | None = None
 
     def is_used(self) -> bool:
         """Whether a mapping is there."""
@@ -181,6 +184,7 @@ class Archive:
         if self._writer.held:
             return view
         self._writer.acquire()
+        self._at_exit = _at_exit_of_worker(self)
         remove(f"{self._beside}new")  # what a killed writer has left
         if view.inherited:
             self._view = None
@@ -200,6 +204,9 @@ class Archive:
         """Forget what is pending, and let others write."""
         with self.lock:
             self._view = None
+            if self._at_exit is not None:
+                self._at_exit.cancel()
+                self._at_exit = None
             self._writer.release()
 
     def close(self) -> None:
@@ -213,7 +220,7 @@ class Archive:
         """Begin anew in a child: with its own lock and descriptors, and with nothing to publish."""
         self.lock = threading.RLock()
         self._writer.forget()
-        self._forked = True
+        self._forked, self._at_exit = True, None
 
     def _renewed(self) -> View:
         with self.lock:
@@ -256,6 +263,15 @@ class Archive:
         if base is None:
             return View(self._opened(missing=False))
         return View(base, view.pending, view.spill, inherited=bool(view.pending))
+
+
+def _at_exit_of_worker(archive: Archive) -> Finalize | None:
+    """Have the archive published when a worker of multiprocessing ends: those that were forked run no ``atexit``."""
+    if "multiprocessing.process" not in sys.modules:
+        return None
+    from multiprocessing import parent_process, util
+
+    return None if parent_process() is None else util.Finalize(None, archive.close, exitpriority=0)
 
 
 _archives: dict[str, Archive] = {}
