@@ -47,9 +47,11 @@ class Checkpoint:
         Whatever else the data depend on (a version of the source, its parameters); anything that JSON can write.
         Another token is another checkpoint.
 
-    Notes ----- Bound to the store's place (endpoint included), the array's path, shape, chunk and shard grid, data
-    type, fill value, codecs, and the token. A chunk enters after the store acknowledged it; a chunk of a shard, once
-    the shard is stored.
+    Notes
+    -----
+    Bound to the store's place (endpoint included), the array's path, shape, chunk and shard grid, data type, fill
+    value, codecs, and the token. A chunk enters after the store acknowledged it; a chunk of a shard, once the shard is
+    stored.
 
     On opening, one listing of the array's keys is compared with the record: a chunk that is recorded as stored and is
     not there is pending again.

@@ -223,10 +223,12 @@ class Loader:
             if span is None:
                 yield None
                 continue
-            yield next(
-                (view[span[0] - start : span[1] - start] for start, stop, view in views if start <= span[0] < stop),
-                Failure(ValueError(f"the shard's index points to bytes {span}, beyond its end: torn")),
-            )
+            for start, stop, view in views:
+                if start <= span[0] < stop:
+                    yield view[span[0] - start : span[1] - start]
+                    break
+            else:
+                yield Failure(ValueError(f"the shard's index points to bytes {span}, beyond its end: torn"))
 
     # Decoding, and what the consumer gets.
 

@@ -79,9 +79,11 @@ class ChunkStream(Stream[Chunk]):
     Every ``iter()`` starts anew and reads nothing before the first chunk is asked for. Leaving it early, by
     ``break``, an exception or `close`, starts no further read and leaves no thread, task or descriptor behind.
 
-    Notes ----- Threads: one iterator belongs to one thread at a time; several iterators are independent of each
-    other. Processes: an iterator begun before a fork raises in the child. Inside a running event loop it works and
-    blocks that loop; use `zarrstream.aio` there.
+    Notes
+    -----
+    Threads: one iterator belongs to one thread at a time; several iterators are independent of each other. Processes:
+    an iterator begun before a fork raises in the child. Inside a running event loop it works and blocks that loop; use
+    `zarrstream.aio` there.
     """
 
     def __init__(self, plan: ReadPlan) -> None:

@@ -173,12 +173,12 @@ class Saver:
         assert layout is not None
         parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
         results = []
-        for index, chunk in zip(job.indices, job.load, strict=True):
+        for local, chunk in zip(layout.local(job.indices), job.load, strict=True):
             value = self._codec.encode_inner(chunk)
             if value is None:
-                parts.pop(layout.local(index), None)
+                parts.pop(local, None)
             else:
-                parts[layout.local(index)] = value
+                parts[local] = value
             results.append(ELIDED if value is None else STORED)
         return layout.assemble(parts) if parts else None, results
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -57,9 +57,9 @@ class ShardLayout:
         """The byte range of the index, half-open; negative where it counts from the end."""
         return (-self.index_nbytes, None) if self.index_at_end else (0, self.index_nbytes)
 
-    def local(self, index: Index) -> Index:
-        """A chunk's coordinates within its shard."""
-        return tuple(at % per for at, per in zip(index, self.per_shard, strict=True))
+    def local(self, indices: Sequence[Index]) -> list[Index]:
+        """Chunks' coordinates within their shard."""
+        return [tuple(at) for at in (np.array(indices) % self.per_shard).tolist()]
 
     def index_of(self, shard: memoryview) -> npt.NDArray[np.uint64]:
         """The index of a shard that is there as a whole.
@@ -73,13 +73,12 @@ class ShardLayout:
             raise ValueError(f"the shard has {len(shard)} bytes, fewer than its index ({self.index_nbytes}): torn")
         return self.decode_index(shard[-self.index_nbytes :] if self.index_at_end else shard[: self.index_nbytes])
 
-    def ranges(self, index: npt.NDArray[np.uint64], wanted: Iterable[Index]) -> list[tuple[int, int] | None]:
+    def ranges(self, index: npt.NDArray[np.uint64], wanted: Sequence[Index]) -> list[tuple[int, int] | None]:
         """The byte range of each wanted chunk, or None for one that is not there."""
-        spans: list[tuple[int, int] | None] = []
-        for chunk in wanted:
-            offset, length = index[self.local(chunk)].tolist()
-            spans.append(None if offset == ABSENT else (offset, offset + length))
-        return spans
+        local = np.array(wanted) % self.per_shard
+        return [
+            None if offset == ABSENT else (offset, offset + length) for offset, length in index[tuple(local.T)].tolist()
+        ]
 
     def assemble(self, parts: dict[Index, Any]) -> list[Any]:
         """Put encoded chunks, by their coordinates within the shard, together; the pieces are to be joined in order.
@@ -87,13 +86,11 @@ class ShardLayout:
         The chunks lie in C order, so that the same chunks always give the same bytes, whichever way they came in.
         """
         index = np.full((*self.per_shard, 2), ABSENT, dtype="<u8")
-        offset = 0 if self.index_at_end else self.index_nbytes
-        pieces = []
-        for local in sorted(parts):
-            piece = memoryview(parts[local]).cast("B")
-            index[local] = (offset, len(piece))
-            offset += len(piece)
-            pieces.append(piece)
+        order = sorted(parts)
+        pieces = [memoryview(parts[local]).cast("B") for local in order]
+        lengths = np.array([len(piece) for piece in pieces], dtype="<u8")
+        first = 0 if self.index_at_end else self.index_nbytes
+        index[tuple(np.array(order).T)] = np.stack([np.cumsum(lengths) - lengths + np.uint64(first), lengths], axis=-1)
         encoded = self.encode_index(index)
         return [*pieces, encoded] if self.index_at_end else [encoded, *pieces]
 
