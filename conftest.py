@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["pytester", "tests.leaks"]
+pytest_plugins = ["pytester", "tests.leaks", "tests.services"]
 
 # No deadline: the machine is shared, and a slow example is no wrong one.
 settings.register_profile("quick", max_examples=25, deadline=None)
