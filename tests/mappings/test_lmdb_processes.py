@@ -283,6 +283,29 @@ def test_a_signal_handler_may_fork_or_close_in_the_midst_of_a_call(mapping: LMDB
     assert (attempts, mapping["k"]) == ([b"1", b"1"], b"2")
 
 
+def test_a_signal_handler_may_close_while_another_thread_waits_to_be_alone(mapping: LMDBMapping) -> None:
+    """The other, which wants to let the map grow, steps back; and both are done."""
+    mapping["k"] = b"1"
+    guard = mapping._share.environment._guard
+    grower = threading.Thread(target=mapping.__setitem__, args=("big", bytes(MIB)))
+    attempts: list[str] = []
+
+    def interrupted(transaction: Any) -> bytes:
+        attempts.append("once")
+        if len(attempts) == 1:
+            grower.start()
+            deadline = time.monotonic() + 60
+            while guard.acquire(blocking=False):
+                guard.release()
+                assert time.monotonic() < deadline
+            mapping.close()
+        return bytes(transaction.get(b"k"))
+
+    assert mapping._share.call(interrupted) == b"1"
+    grower.join()
+    assert mapping.size("big") == MIB
+
+
 # -- closed -----------------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ ReadersFullError = lmdb.ReadersFullError
 _STRICTEST = ("off", "normal", "full")
 _READERS = 1024  # how many transactions may read at once, over all processes; LMDB's 126 is eight workers of 16 threads
 _READERS_WAITS = 5000  # how often a reader tries to get a slot, every few milliseconds
+_TURN_SECONDS = 1.0
 _STEPS = 3  # how often a full file system is tried again
 _PATIENCE_SECONDS = 5.0
 # What a whole file may lack at its end: pages that a transaction took and gave back. To read what lies further behind
@@ -67,6 +68,8 @@ class Environment(ThreadLinks[Any]):
         self.handle: lmdb.Environment | None = None
         self.users: WeakSet[Share] = WeakSet()
         self.map_size = 0
+        # For this process's writers: before py-lmdb 3.0, one that aborts waits for those that wait for it.
+        self.turn = threading.RLock()
         self._identity: tuple[int, ...] = ()
         self._durability: Durability = "off"
 
@@ -82,12 +85,26 @@ class Environment(ThreadLinks[Any]):
         """Wait until no thread of this process is in a transaction, and keep it so. The caller is in none."""
         held: list[threading.RLock] = []
         try:
-            for lock in super().hold():
-                held.append(lock)  # noqa: PERF402  # each must be on the list before the next is waited for
+            while not self._take_all(held):
+                _release(held)
             yield
         finally:
-            while held:
-                held.pop().release()
+            _release(held)
+
+    def _take_all(self, held: list[threading.RLock]) -> bool:
+        """Take every lock; give up after a while, since a signal handler in the midst of a call may want the same."""
+        self._guard.acquire()
+        held.append(self._guard)
+        for link in list(self._all):
+            if not link.lock.acquire(timeout=_TURN_SECONDS):
+                return False
+            held.append(link.lock)
+        return True
+
+    def close(self) -> None:
+        """Close the environment as soon as running calls return; the next call opens it again."""
+        with self.alone():
+            self.shut()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -278,6 +295,11 @@ def _passes(error: Exception) -> bool:
     the opening and our first look into it.
     """
     return is_open_twice(error) or isinstance(error, lmdb.MapResizedError | lmdb.ReadersFullError)
+
+
+def _release(held: list[threading.RLock]) -> None:
+    while held:
+        held.pop().release()
 
 
 _environments: WeakValueDictionary[str, Environment] = WeakValueDictionary()

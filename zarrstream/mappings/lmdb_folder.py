@@ -52,23 +52,37 @@ class Folder:
 
 
 def reserve(path: str, mode: int) -> None:
-    """Give the lock file its room on the disk: written to as memory, it would be a SIGBUS where there is none left.
+    """Give a new lock file its room on the disk: written to as memory, it would be a SIGBUS where there is none left.
 
-    A file that has its room is not touched, since it may be in use: no byte more, as each user has mapped its length.
+    Parameters
+    ----------
+    path : str
+        The lock file. One that is there is not even opened: closing it would drop the locks that other code in this
+        process may hold on it.
+    mode : int
+        Its permissions, less the umask.
+
+    Raises
+    ------
+    OSError
+        There is no room.
     """
-    if not hasattr(os, "posix_fallocate"):
+    if not hasattr(os, "posix_fallocate") or _length(path):
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        found = os.fstat(descriptor)
-        wanted = found.st_size or _LOCK_BYTES
-        if found.st_blocks * 512 < wanted:
-            os.posix_fallocate(descriptor, 0, wanted)
+        os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            if not os.fstat(descriptor).st_size:
-                with suppress(OSError):
-                    os.unlink(path)  # noqa: PTH108  # text, as above
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108  # text, as above
             raise
     finally:
         os.close(descriptor)
+
+
+def _length(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  # text, as above
+    except FileNotFoundError:
+        return 0

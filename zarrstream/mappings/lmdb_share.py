@@ -86,8 +86,11 @@ class Share:
                 with environment.get().lock:
                     if self._joined and environment.is_current():
                         handle, map_size = environment.handle, environment.map_size
+                    if handle is not None and write:
+                        with environment.turn:
+                            return _run(handle.begin(write=True, buffers=True), work, write=True)
                     if handle is not None:
-                        return _run(handle.begin(write=write, buffers=True), work, write=write)
+                        return _run(handle.begin(buffers=True), work, write=False)
             except Error as error:
                 environment.mend(error, handle, map_size, attempt)
                 attempt += 1
