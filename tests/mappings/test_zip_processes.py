@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.processes import run
+from tests.processes import in_child, run
 from tests.zip_files import content, descriptors, sidecars
 from zarrstream.errors import StoreUnavailableError
 from zarrstream.mappings.zip import ZipMapping
@@ -91,6 +91,39 @@ def check_kills(path: Path, count: int) -> None:
     mapping["0"] = b"it is nobody's now"
     assert sidecars(path) == [".x.zip.zarrstream-lock"]  # what killed writers have left is swept by the next
     mapping.close()
+    assert sidecars(path) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "step", [step for step in ("open", "copy_file_range", "fchmod", "fsync", "replace") if hasattr(os, step)]
+)
+def test_a_kill_at_each_step_of_a_publication(
+    mapping: ZipMapping, path: Path, step: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old version is whole up to the renaming, and the new one after it."""
+    mapping.update_many((f"{number}", bytes([number]) * 1000) for number in range(20))
+    mapping.close()
+    old, new = dict(mapping), {**mapping, "0": b"new", "added": b"new"}
+    call = getattr(os, step)
+
+    def dying(*given: Any, **options: Any) -> None:
+        if when == "after":
+            call(*given, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def publish() -> None:
+        mapping.update_many({"0": b"new", "added": b"new"})
+        monkeypatch.setattr(os, step, dying)
+        mapping.flush()
+
+    with pytest.raises(AssertionError):  # it is killed
+        in_child(publish)
+    assert content(path) == (new if (step, when) == ("replace", "after") else old)
+    mapping["again"] = b"1"
+    assert sidecars(path) == [".x.zip.zarrstream-lock"]
+    mapping.close()
+    assert content(path)["again"] == b"1"
     assert sidecars(path) == []
 
 
