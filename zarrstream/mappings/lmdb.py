@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings import lmdb_keys as keys
+from zarrstream.mappings import lmdb_listing as listing
 from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, pairs
-from zarrstream.mappings.lmdb_environment import Cursor, Durability
+from zarrstream.mappings.lmdb_environment import Durability
 from zarrstream.mappings.lmdb_folder import Folder
 from zarrstream.mappings.lmdb_share import Share
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 _SMALLEST_MAP = 1 << 16
-_KEYS_AT_ONCE = 1024
 
 
 class LMDBMapping(ByteMapping):
@@ -234,23 +234,23 @@ class LMDBMapping(ByteMapping):
         """Yield the keys that start with ``prefix``. Reads pages of 1024 keys, each in a transaction of its own."""
         head, after = _head(prefix), None
         while True:
-            found = self._share.call(partial(_page, head=head, after=after)) or []
+            found = self._share.call(partial(listing.page, head=head, after=after)) or []
             for key, _ in found:
                 if key is not None:
                     yield keys.text(key, self._folder.path)
-            if len(found) < _KEYS_AT_ONCE:
+            if len(found) < listing.KEYS_AT_ONCE:
                 return
             after = found[-1][1]
 
     def children(self, path: str) -> Iterator[str]:
         """Yield the names one level below ``path``, without visiting what is beneath them."""
-        names = self._share.call(partial(_children, head=_head(level(path)))) or []
+        names = self._share.call(partial(listing.children, head=_head(level(path)))) or []
         # The key "a" and the level "a/" are one name, but need not be neighbours: "a!" lies between them.
         return iter([keys.text(name, self._folder.path) for name in dict.fromkeys(names) if name])
 
     def clear_under(self, path: str) -> None:
         """Remove every key beneath ``path`` (``""``: every key) in one transaction."""
-        self._share.call(partial(_clear, head=_head(level(path))), write=True)
+        self._share.call(partial(listing.clear, head=_head(level(path))), write=True)
 
     def close(self) -> None:
         """Leave the environment; the last mapping of the process closes it, as soon as running calls return."""
@@ -286,57 +286,3 @@ def _head(prefix: str) -> bytes:
 def _copied(transaction: Transaction[memoryview], name: bytes, wanted: slice) -> bytes | None:
     content = transaction.get(name)
     return None if content is None else bytes(content[keys.value_start(name, content) :][wanted])
-
-
-def _entry(cursor: Cursor[memoryview]) -> tuple[bytes, bytes]:
-    """Return the stored name at a cursor, and the whole key."""
-    name = bytes(cursor.key())
-    return name, keys.whole_key(name, cursor.value()) if keys.is_long(name) else keys.whole_key(name, memoryview(b""))
-
-
-def _page(
-    transaction: Transaction[memoryview], *, head: bytes, after: bytes | None
-) -> list[tuple[bytes | None, bytes]]:
-    """Return the next whole keys with their stored names; None for those that begin as ``head`` only at first."""
-    stem = head[: keys.STEM]
-    found: list[tuple[bytes | None, bytes]] = []
-    with transaction.cursor() as cursor:
-        there = cursor.set_range(after or stem) if after or stem else cursor.first()
-        if there and after is not None and cursor.key() == after:
-            there = cursor.next()
-        while there and len(found) < _KEYS_AT_ONCE:
-            name, key = _entry(cursor)
-            if not name.startswith(stem):
-                break
-            found.append((key if key.startswith(head) else None, name))
-            there = cursor.next()
-    return found
-
-
-def _children(transaction: Transaction[memoryview], *, head: bytes) -> list[bytes]:
-    stem = head[: keys.STEM]
-    names: list[bytes] = []
-    with transaction.cursor() as cursor:
-        there = cursor.set_range(stem) if stem else cursor.first()
-        while there:
-            name, key = _entry(cursor)
-            if not name.startswith(stem):
-                break
-            end = key.find(b"/", len(head))
-            if key.startswith(head):
-                names.append(key[len(head) : end if end >= 0 else None])
-            # '0' follows '/': the first name behind all that is beneath this child.
-            skips = key.startswith(head) and 0 <= end < keys.STEM
-            there = cursor.set_range(key[:end] + b"0") if skips else cursor.next()
-    return names
-
-
-def _clear(transaction: Transaction[memoryview], *, head: bytes) -> None:
-    stem = head[: keys.STEM]
-    with transaction.cursor() as cursor:
-        there = cursor.set_range(stem) if stem else cursor.first()
-        while there:
-            name, key = _entry(cursor)
-            if not name.startswith(stem):
-                break
-            there = cursor.delete() and bool(cursor.key()) if key.startswith(head) else cursor.next()
