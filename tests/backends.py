@@ -13,7 +13,9 @@ import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
+from tests.services import marks, servers
 from zarrstream.mappings.base import ByteMapping
+from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.mappings.zip import ZipMapping
@@ -81,14 +83,17 @@ class Row:
     name : str
         The test's id.
     make : callable
-        From an empty folder to an empty mapping.
+        From an empty folder, and the server where there is one, to an empty mapping.
     pickles : bool
         Whether the mapping pickles, without a word.
+    service : str or None
+        The fixture of `tests.services` that is the server.
     """
 
     name: str
-    make: Callable[[Path], MutableMapping[str, bytes]]
+    make: Callable[..., MutableMapping[str, bytes]]
     pickles: bool = True
+    service: str | None = None
 
 
 ROWS = (
@@ -101,15 +106,16 @@ ROWS = (
     Row("sqlite-v2", _sqlite_v2),
     Row("lmdb", _lmdb),
     Row("shm", _shm),
+    Row("faulty", lambda folder: FaultyMapping(SQLiteMapping(folder / "x.db"))),
     Row("zip", lambda folder: ZipMapping(folder / "x.zip")),
     Row("zip-published", lambda folder: Published(folder / "x.zip")),
 )
-every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+every_row = pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks(row.service)) for row in ROWS])
 
 
-def opened(row: Row, folder: Path) -> Iterator[MutableMapping[str, bytes]]:
+def opened(row: Row, folder: Path, request: pytest.FixtureRequest) -> Iterator[MutableMapping[str, bytes]]:
     """Yield the row's mapping, and close it, and remove what lives in no folder."""
-    made: Any = row.make(folder)
+    made: Any = row.make(folder, *servers(row.service, request))
     yield made
     if hasattr(made, "destroy"):
         made.destroy()

@@ -71,7 +71,7 @@ class Program:
             if self.find() is None:
                 # Debian's lists of packages are old or missing on a fresh machine.
                 if self.install[0] == "apt-get":
-                    subprocess.run(("apt-get", "-qq", "update"), check=False, stdout=sys.stderr)
+                    subprocess.run(("apt-get", "-qq", "update"), check=False, stdout=sys.stderr)  # noqa: S607  # wherever it is
                 subprocess.run(self.install, check=False, stdout=sys.stderr)
 
 
@@ -194,6 +194,16 @@ def data_folder(user: str | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def marks(service: str | None) -> list[pytest.MarkDecorator]:
+    """Return the marks of a test that needs a service, named by its fixture; none for None."""
+    return [pytest.mark.server] if service else []
+
+
+def servers(service: str | None, request: pytest.FixtureRequest) -> list[Server]:
+    """Return the server of a service, started if it has not been; nothing for None."""
+    return [request.getfixturevalue(service)] if service else []
+
+
 # -- the fixtures, one each -------------------------------------------------------------------------------------------
 
 
@@ -249,13 +259,13 @@ def postgresql_user() -> str | None:
 def postgresql_server(folder: Path, *options: str) -> Server:
     """Make a PostgreSQL in a folder and start it; ``options`` are settings, ``name=value``."""
     programs, user = POSTGRESQL.path(), postgresql_user()
-    run = {"check": True, "stdout": subprocess.DEVNULL, "user": user, "group": user, "cwd": folder}
+    run = {"stdout": subprocess.DEVNULL, "user": user, "group": user, "cwd": folder}
     data = folder / "data"
     init = [programs / "initdb", "-A", "trust", "-U", "zarrstream", "-E", "UTF8", "--locale=C.UTF-8", "-D", data]
-    subprocess.run(init, **run)  # type: ignore[call-overload]
+    subprocess.run(init, check=True, **run)  # type: ignore[call-overload]
     server = serve_postgresql(folder, *options)
     create = [programs / "createdb", "-h", "127.0.0.1", "-p", str(server.port), "-U", "zarrstream", "test"]
-    subprocess.run(create, **run)  # type: ignore[call-overload]
+    subprocess.run(create, check=True, **run)  # type: ignore[call-overload]
     return server
 
 

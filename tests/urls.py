@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import fsspec
+import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
+from tests.services import marks, servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,16 +25,20 @@ class UrlRow:
     Attributes
     ----------
     rest : callable
-        From an empty folder to what follows ``scheme://`` in the URL of a database that is not there.
+        From an empty folder, and the server where there is one, to what follows ``scheme://`` in the URL of a database
+        (of a part of it, on a server) in which there is nothing.
     driver : str
         What has to be installed.
     protocol : str or None
         Its name in fsspec, where that is another than the scheme.
+    service : str or None
+        The fixture of `tests.services` that is the server.
     """
 
-    rest: Callable[[Path], str]
+    rest: Callable[..., str]
     driver: str = "fsspec"
     protocol: str | None = None
+    service: str | None = None
 
 
 URL_ROWS = {
@@ -42,11 +49,20 @@ URL_ROWS = {
 }
 
 
-def urls(scheme: str, folder: Path) -> Iterator[tuple[str, str]]:
+def url_params(*kinds: str) -> list[Any]:
+    """Return the schemes as parameters of a fixture; with kinds, the pairs of scheme and kind."""
+    cases = list(product(URL_ROWS, kinds)) if kinds else [(scheme,) for scheme in URL_ROWS]
+    return [
+        pytest.param(case if kinds else case[0], id="-".join(case), marks=marks(URL_ROWS[case[0]].service))
+        for case in cases
+    ]
+
+
+def urls(scheme: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """Yield the URLs of a database, for `open_store` and for fsspec; what they made is removed afterwards."""
     row = URL_ROWS[scheme]
     require(row.driver)
-    rest = row.rest(folder)
+    rest = row.rest(folder, *servers(row.service, request))
     url = f"{row.protocol or scheme}://{rest}"
     yield f"{scheme}://{rest}", url
     mapping = fsspec.url_to_fs(url)[0].mapping

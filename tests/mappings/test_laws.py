@@ -19,6 +19,6 @@ if TYPE_CHECKING:
 @every_row
 class TestEveryMapping(MappingLaws):
     @pytest.fixture
-    def mapping(self, row: Row, tmp_path: Path) -> Iterator[ByteMapping]:
-        for made in opened(row, tmp_path):
+    def mapping(self, row: Row, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ByteMapping]:
+        for made in opened(row, tmp_path, request):
             yield contract(made)

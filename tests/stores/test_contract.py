@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def mapping(row: Row, tmp_path: Path) -> Iterator[MutableMapping[str, bytes]]:
-    yield from opened(row, tmp_path)
+def mapping(row: Row, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MutableMapping[str, bytes]]:
+    yield from opened(row, tmp_path, request)
 
 
 @every_row

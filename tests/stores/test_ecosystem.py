@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.optional import require
-from tests.urls import URL_ROWS, urls
+from tests.urls import url_params, urls
 from zarrstream import StoreUnavailableError, open_store
 
 if TYPE_CHECKING:
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=list(product(URL_ROWS, ("store", "url"))), ids="-".join)
+@pytest.fixture(params=url_params("store", "url"))
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A place for an array, as a store of ours and as a URL."""
     require("xarray")
     require("dask")
     scheme, kind = request.param
-    for store_url, url in urls(scheme, tmp_path):
+    for store_url, url in urls(scheme, tmp_path, request):
         yield open_store(store_url) if kind == "store" else url
         # It went there, and not to a folder called "sqlite:".
         store = open_store(store_url)

@@ -14,7 +14,7 @@ from fsspec.tests import abstract
 from zarr.storage import FsspecStore
 
 from tests.optional import require
-from tests.urls import URL_ROWS, urls
+from tests.urls import url_params, urls
 from zarrstream.errors import StoreOptionError
 from zarrstream.testing import check_hierarchy_machine
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=URL_ROWS)
+@pytest.fixture(params=url_params())
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database that is not there."""
-    for _, made in urls(request.param, tmp_path):
+    for _, made in urls(request.param, tmp_path, request):
         yield made
 
 
