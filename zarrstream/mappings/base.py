@@ -62,6 +62,13 @@ def level(path: str) -> str:
     return f"{path}/" if path else ""
 
 
+def names_below(path: str, keys: Iterable[str]) -> Iterator[str]:
+    """Yield the names one level below ``path``, each once, of keys that all lie beneath it."""
+    start = len(level(path))
+    names = (key[start:].partition("/")[0] for key in keys)
+    return iter(dict.fromkeys(name for name in names if name))
+
+
 def pairs(items: Iterable[tuple[str, Buffer]] | Mapping[str, Buffer]) -> Iterable[tuple[str, Buffer]]:
     """Return the pairs of a mapping, or of an iterable of pairs."""
     return items.items() if isinstance(items, Mapping) else items
@@ -147,9 +154,7 @@ class ByteMapping(MutableMapping[str, bytes]):
         path : str
             A path without a slash at its end; ``""`` is the root.
         """
-        prefix = level(path)
-        names = (key[len(prefix) :].partition("/")[0] for key in self.keys_under(prefix))
-        return iter(dict.fromkeys(name for name in names if name))
+        return names_below(path, self.keys_under(level(path)))
 
     def clear_under(self, path: str) -> None:
         """Remove every key beneath ``path`` (``""``: every key); the key ``path`` itself stays."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from zarrstream.errors import StoreCorruptError, StoreOptionError
 from zarrstream.mappings import sqlite_sql as sql
-from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, pairs
+from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, names_below, pairs
 from zarrstream.mappings.sqlite_file import Connection, Durability, SQLiteFile, transaction
 
 if TYPE_CHECKING:
@@ -215,9 +215,8 @@ class SQLiteMapping(ByteMapping):
         """Yield the names one level below ``path``, without visiting what is beneath them."""
         prefix = level(_key(path))
         bounds = {"low": prefix, "high": sql.successor(prefix), "skip": len(prefix) + 1}
-        names = (key[len(prefix) :].partition("/")[0] for (key,) in self._rows(sql.CHILDREN, bounds))
         # The key "a" and the level "a/" are one name, but need not be neighbours: "a!" lies between them.
-        return iter(dict.fromkeys(name for name in names if name))
+        return names_below(path, (key for (key,) in self._rows(sql.CHILDREN, bounds)))
 
     def clear_under(self, path: str) -> None:
         """Remove every key beneath ``path`` (``""``: every key) in one transaction."""

@@ -17,8 +17,12 @@ from zarrstream.stores.mapping import MappingStore
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
+
+    from zarrstream.mappings.faults import Fault
 
 _GROUP = "zarrstream.stores"
+_FAULTY = "faulty+"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _registered: dict[str, places.BackEnd] = {}
@@ -57,7 +61,8 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
     url : str or os.PathLike
         ``"sqlite:///rel.db"``, ``"sqlite:////abs.db"``, ``"memory://NAME"``, ``"file:///folder"``, the path of a
         folder; or a scheme alone, with its parts as options: ``open_store("sqlite", path="rel.db")``.
-        `list_stores` tells the schemes.
+        `list_stores` tells the schemes. ``"faulty+"`` before any of them puts the mock in between, with the options
+        ``faults`` and ``seed``: see `zarrstream.mappings.faulty.FaultyMapping`.
     read_only : bool, optional
         Whether the store refuses writes.
     **options
@@ -76,6 +81,8 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
     MissingExtraError
         The back end's driver is not installed: the message says how to install it.
     """
+    if isinstance(url, str) and url.startswith(_FAULTY):
+        return _open_faulty(url.removeprefix(_FAULTY), read_only, **options)
     back_ends = _back_ends()
     place = places.parse(url, back_ends)
     back_end = back_ends[place.scheme]
@@ -166,6 +173,13 @@ def open_memory(name: str, *, read_only: bool = False) -> FsspecStore:
         Whether to refuse writes.
     """
     return FsspecStore.from_url(f"memory://{name}", read_only=read_only)
+
+
+def _open_faulty(url: str, read_only: bool, *, faults: Iterable[Fault] = (), seed: int = 0, **options: Any) -> Store:  # noqa: ANN401, FBT001  # as `open_store`
+    """Open a store with the mock in it: ``faults`` go wrong, and what goes wrong at a rate, ``seed`` decides."""
+    from zarrstream.stores.faulty import faulty
+
+    return faulty(open_store(url, read_only=read_only, **options), faults, seed)
 
 
 def _back_ends() -> dict[str, places.BackEnd]:
