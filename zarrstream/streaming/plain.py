@@ -18,6 +18,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ZstdCode
 from zarr.codecs._v2 import V2Codec
 
 from zarrstream.streaming import frames
+from zarrstream.streaming.turns import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,9 @@ class PlainChain:
 
     def unpack_all(self, raws: list[Any]) -> list[Any]:
         """Unpack a run's chunks."""
-        return frames.unpack_all(raws) if self.unpack is zstd.decompress else list(map(self.unpack, raws))
+        if self.unpack is zstd.decompress and self.nbytes <= SMALL_BYTES:
+            return frames.unpack_all(raws, self.nbytes)
+        return list(map(self.unpack, raws))
 
     def decode(self, raw: Any) -> NDArray:
         """Turn a chunk's bytes into its values."""
@@ -115,7 +118,7 @@ def _format_2(codec: Any, spec: ArraySpec, dtype: np.dtype[Any]) -> PlainChain |
     if codec.compressor is None:
         return PlainChain(dtype, spec.shape, spec.order, _same, _same)
     kind = type(codec.compressor)
-    pack = frames.packer(codec.compressor) if kind is numcodecs.Zstd else codec.compressor.encode
+    pack = _zstd_packer(codec.compressor, spec) if kind is numcodecs.Zstd else codec.compressor.encode
     unpack = {numcodecs.Zstd: zstd.decompress, numcodecs.Blosc: _unpack_blosc}.get(kind, codec.compressor.decode)
     # Blosc shuffles by the item size, which it takes from the buffer where the configuration leaves it open.
     typed = (lambda data: pack(data.view(dtype))) if kind is numcodecs.Blosc else pack
@@ -126,7 +129,7 @@ def _stage(codec: Any, spec: ArraySpec) -> tuple[Callable[[Any], Any], Callable[
     """The two functions of a bytes-to-bytes codec, if it is exactly one that is known here."""
     kind = type(codec)
     if kind is ZstdCodec:
-        return zstd.decompress, frames.packer(codec._zstd_codec)
+        return zstd.decompress, _zstd_packer(codec._zstd_codec, spec)
     if kind is BloscCodec:
         return _unpack_blosc, codec._blosc_codec.encode
     if kind is GzipCodec:
@@ -142,6 +145,11 @@ def _stage(codec: Any, spec: ArraySpec) -> tuple[Callable[[Any], Any], Callable[
 
         return check, sign
     return None
+
+
+def _zstd_packer(codec: Any, spec: ArraySpec) -> Callable[[Any], Any]:
+    nbytes = math.prod(spec.shape) * spec.dtype.to_native_dtype().itemsize
+    return frames.packer(codec) if nbytes <= SMALL_BYTES else codec.encode
 
 
 def _chained(stages: list[Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
