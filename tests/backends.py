@@ -8,12 +8,13 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, servers
+from tests.services import marks, postgresql_url, servers
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.foreign import ForeignMapping
@@ -23,6 +24,8 @@ from zarrstream.mappings.zip import ZipMapping
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
     from pathlib import Path
+
+    from tests.services import Server
 
 #: The statement by which zarr 2.18's SQLiteStore makes its table. (tests/mappings/data/v2.db is a file that it wrote.)
 V2_TABLE = "CREATE TABLE IF NOT EXISTS zarr(k TEXT PRIMARY KEY, v BLOB)"
@@ -53,6 +56,14 @@ def _shm(_: Path) -> MutableMapping[str, bytes]:
     from zarrstream.mappings.shm import SharedMemoryMapping
 
     return SharedMemoryMapping(unique_name())
+
+
+def _postgresql(_: Path, server: Server) -> MutableMapping[str, bytes]:
+    require("psycopg")
+    from zarrstream.mappings.postgresql import PostgreSQLMapping
+
+    # One table for all tests, so that each law is kept beside the rows of the others.
+    return PostgreSQLMapping(postgresql_url(server), array_id=f"laws-{uuid4().hex}")
 
 
 def _sqlite_v2(folder: Path) -> MutableMapping[str, bytes]:
@@ -107,6 +118,7 @@ ROWS = (
     Row("lmdb", _lmdb),
     Row("shm", _shm),
     Row("faulty", lambda folder: FaultyMapping(SQLiteMapping(folder / "x.db"))),
+    Row("postgresql", _postgresql, service="postgresql"),
     Row("zip", lambda folder: ZipMapping(folder / "x.zip")),
     Row("zip-published", lambda folder: Published(folder / "x.zip")),
 )

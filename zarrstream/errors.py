@@ -43,6 +43,10 @@ class StoreCorruptError(StoreError):
     """The place holds something that is not, or is no longer, what the store expects there."""
 
 
+class TransactionConflictError(StoreError, BlockingIOError):
+    """A transaction met another one that read or wrote the same; nothing of it is stored, and it may be run again."""
+
+
 class UnsupportedArrayError(ZarrStreamError, TypeError):
     """An array of a kind that cannot be streamed; the message names the kind."""
 

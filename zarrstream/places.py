@@ -106,6 +106,14 @@ BUILT_IN: tuple[BackEnd, ...] = (
         driver="lmdb",
         target=table_name,
     ),
+    BackEnd(
+        "postgresql",
+        "a table in a PostgreSQL database",
+        "zarrstream.mappings.postgresql:PostgreSQLMapping",
+        aliases=("postgres",),
+        extra="postgresql",
+        driver="psycopg",
+    ),
     BackEnd("zip", "one zip archive, rewritable", "zarrstream.mappings.zip:ZipMapping", target=file_path),
 )
 

@@ -14,6 +14,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
+from zarrstream.stores.transactions import Transactional
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -25,7 +26,7 @@ T = TypeVar("T")
 _KEYS_AT_ONCE = 1024
 
 
-class MappingStore(Store):
+class MappingStore(Transactional, Store):
     """A zarr store on any mapping of bytes under string keys.
 
     Parameters

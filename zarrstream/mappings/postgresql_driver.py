@@ -1,0 +1,204 @@
+"""psycopg: what a URL names, and connections whose calls end. The only file that knows the driver."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+
+from zarrstream.errors import StoreOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+Error = psycopg.Error
+_IDLE = pq.TransactionStatus.IDLE
+# Seconds that the server has, beyond a statement's time, to say itself that it was too long.
+_GRACE = 2.0
+# A synchronous_commit that waits for more than "on" does is kept.
+_SET = "set_config(%s, CASE current_setting(%s) WHEN 'remote_apply' THEN 'remote_apply' ELSE %s END, false)"
+
+
+class Overdue(psycopg.OperationalError):
+    """A server that does not answer at all; the connection is closed."""
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection whose calls end at a deadline, also where the server hangs and heeds none of its own.
+
+    Attributes
+    ----------
+    deadline : float
+        When the present call ends, as `time.monotonic` counts.
+    descriptor : int
+        Of its socket.
+    share : object
+        What of its pool it belongs to.
+    """
+
+    deadline: float = math.inf
+    descriptor: int = -1
+    share: Any = None
+
+    def begin(self, seconds: float) -> None:
+        """Give the calls that follow so long."""
+        self.deadline = time.monotonic() + seconds + _GRACE
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is whole and in no transaction."""
+        return self.pgconn.transaction_status == _IDLE
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # as psycopg has it
+        """Run a step of the protocol, for as long as it may take."""
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, steps: Any) -> Any:  # noqa: ANN401  # psycopg's generators
+        try:
+            wanted = next(steps)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > self.deadline:
+                    self.pgconn.finish()
+                    raise Overdue("the server does not answer")
+                wanted = steps.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def disown(self) -> None:
+        """Let go of the socket without a word to the server: it is the parent's, and we are its forked child."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self.descriptor)
+        os.close(nowhere)
+        self.pgconn.finish()  # says farewell, to nowhere
+
+
+@dataclass(frozen=True)
+class Database:
+    """What a URL names.
+
+    Attributes
+    ----------
+    url : str
+        As it was given; it may hold a password.
+    given : dict
+        Its parts, by libpq's names.
+    place : str
+        The same as a URL of hosts, ports and name alone.
+    """
+
+    url: str = field(repr=False)
+    given: dict[str, Any] = field(repr=False)
+    place: str
+
+    def connect(self, *, timeout: float, settings: dict[str, str]) -> Connection:
+        """Return a new connection.
+
+        Parameters
+        ----------
+        timeout : float
+            How long it may take to reach one host, in seconds, where the URL has no ``connect_timeout``.
+        settings : dict
+            The session's, by PostgreSQL's names.
+        """
+        seconds = max(2, math.ceil(timeout))
+        wanted = {
+            "connect_timeout": min(seconds, 10),
+            # A host that vanished without a word is noticed.
+            "tcp_user_timeout": 1000 * seconds,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "fallback_application_name": "zarrstream",
+        }
+        extra: dict[str, Any] = {name: value for name, value in wanted.items() if name not in self.given}
+        connection = Connection.connect(self.url, autocommit=True, client_encoding="UTF8", **extra)
+        try:
+            connection.descriptor = connection.fileno()
+            connection.begin(timeout)
+            _require_utf8(connection, self.place)
+            setting = ", ".join([_SET] * len(settings))
+            connection.execute(
+                f"SELECT {setting}", [part for name, value in settings.items() for part in (name, name, value)]
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def database(url: str) -> Database:
+    """Return what a URL, or a string of libpq's ``name=value`` pairs, names.
+
+    Raises
+    ------
+    StoreOptionError
+        It is neither. The message repeats nothing of it: it may be the password that was not written as it has to be.
+    """
+    try:
+        given = _parts(url)
+        default = {option.keyword.decode(): (option.val or b"").decode() for option in pq.Conninfo.get_defaults()}
+        parts = {**default, **given}
+        hosts = str(parts["host"] or parts["hostaddr"] or "localhost").split(",")
+        ports = [int(port or 5432) for port in str(parts["port"] or 5432).split(",")]
+        name = str(parts["dbname"] or parts["user"])
+    except (psycopg.Error, ValueError, TypeError):
+        raise StoreOptionError(
+            "the URL of a PostgreSQL database is postgresql://user:password@host:port/database, with signs like "
+            "'@', '/', '?' and '%' in user and password percent-encoded (urllib.parse.quote(password, safe=''))"
+        ) from None
+    where = ",".join(f"{_host(host)}:{port}" for host, port in zip(hosts, cycle(ports), strict=False))
+    if given.get("service"):  # a file of the user's says where it is
+        where = f"service={quote(str(given['service']), safe='')}"
+    return Database(url, given, f"postgresql://{where}/{quote(name, safe='')}")
+
+
+def quoted(table_name: str) -> str:
+    """Return a table's name, with or without a schema before a dot, as SQL has it."""
+    return sql.Identifier(*table_name.split(".")).as_string(None)
+
+
+def _parts(url: str) -> dict[str, Any]:
+    if "://" in url and not _is_clear(url):
+        raise ValueError
+    return dict(conninfo_to_dict(url))
+
+
+def _is_clear(url: str) -> bool:
+    """Return whether an ``@`` stands only where it ends the credentials: elsewhere it is part of a password."""
+    authority, _, rest = url.partition("://")[2].partition("/")
+    return authority.count("@") <= 1 and "@" not in rest.partition("?")[0]
+
+
+def _host(host: str) -> str:
+    if re.fullmatch(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*", host):
+        return f"[{host.lower()}]"
+    return quote(host.lower() if not host.startswith(("/", "@")) else host, safe="")
+
+
+def _require_utf8(connection: Connection, place: str) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise StoreOptionError(
+            f"the database {place} is encoded in {encoding}, which cannot hold all keys: "
+            f"make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def copied(cursor: Any, statement: str, types: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:  # noqa: ANN401  # psycopg's
+    """Send rows by a COPY in binary."""
+    with cursor.copy(statement) as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)

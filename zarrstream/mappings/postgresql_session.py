@@ -1,0 +1,178 @@
+"""How a call reaches the server: on which connection, how long it insists, and when the table is made."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from zarrstream.mappings.postgresql_driver import Connection, Database, Error
+from zarrstream.mappings.postgresql_errors import NO_TABLE, code, is_conflict, passes, translated
+from zarrstream.mappings.postgresql_pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zarrstream.mappings.postgresql_sql import Statements
+
+T = TypeVar("T")
+Durability = Literal["full", "local", "off"]
+_LONGEST_PAUSE = 1.0  # seconds between two attempts to reach a server
+
+
+class Calls(Protocol):
+    """Where the verbs of a mapping go: to any connection, or to the one of a transaction."""
+
+    def call(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
+        """Run ``work`` on a connection; None where there is no table, and none is to be made."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chooses: see `zarrstream.mappings.postgresql.PostgreSQLMapping`."""
+
+    durability: Durability
+    timeout: float
+    reconnect_timeout: float
+    max_connections: int
+
+    def of_session(self) -> dict[str, str]:
+        """Return PostgreSQL's own settings for a connection."""
+        levels = {"full": "on", "local": "local", "off": "off"}
+        return {
+            "synchronous_commit": levels[self.durability],
+            "statement_timeout": str(round(1000 * self.timeout)),
+            "default_transaction_isolation": "read committed",
+            "client_min_messages": "error",
+            # Every statement has an index to go by. A plan that was made while the table was small would stay, and a
+            # transaction that reads a whole table is in conflict with everybody.
+            "enable_seqscan": "off",
+            "enable_bitmapscan": "off",
+            "jit": "off",
+        }
+
+
+class Session:
+    """The way of one mapping to its server.
+
+    Parameters
+    ----------
+    database : Database
+        Where.
+    statements : Statements
+        On which table.
+    place : str
+        For messages.
+    settings : Settings
+        How.
+
+    Attributes
+    ----------
+    seen : bool
+        Whether the table has been there: if so, its absence is an error, not emptiness.
+    connected : bool
+        Whether the server has answered before: if so, it is waited for.
+    """
+
+    def __init__(self, database: Database, statements: Statements, place: str, settings: Settings) -> None:
+        self.database = database
+        self.statements = statements
+        self.place = place
+        self.settings = settings
+        self.seen = self.connected = False
+        connect = partial(database.connect, timeout=settings.timeout, settings=settings.of_session())
+        self.pool = Pool(connect, settings.max_connections)
+
+    def call(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
+        """Run ``work`` on a connection; None where there is no table, and none is to be made.
+
+        A connection that breaks is replaced and ``work`` runs again: it must be such that twice is once. A server
+        that answered before is waited for, since another one may take its place.
+        """
+
+        def once() -> T | None:
+            connection = self._taken()
+            try:
+                result = work(connection)
+            except Error as error:
+                if code(error) != NO_TABLE or self.seen:
+                    raise
+                if not create:
+                    return None
+                connection.execute(self.statements.create)
+                result = work(connection)
+            finally:
+                self.pool.give(connection)
+            self.seen = True
+            return result
+
+        return self._insisting(once)
+
+    def begin(self, statement: str) -> tuple[Connection, bool]:
+        """Begin a transaction; return its connection, which the caller gives back, and whether the table is there."""
+
+        def once() -> tuple[Connection, bool]:
+            connection = self._taken()
+            try:
+                connection.execute(statement)
+                row = connection.execute(self.statements.there, (self.statements.table,)).fetchone()
+            except BaseException:
+                self.pool.give(connection)
+                raise
+            return connection, row == (True,)
+
+        return self._insisting(once)
+
+    def _taken(self) -> Connection:
+        connection = self.pool.take(self.settings.timeout)
+        connection.begin(self.settings.timeout)
+        return connection
+
+    def _insisting(self, once: Callable[[], T]) -> T:
+        insist = Insistence(self.settings.reconnect_timeout)
+        while True:
+            try:
+                result = once()
+            except Error as error:
+                passing = self.connected and passes(error)
+                if not (passing or is_conflict(error)) or not insist.again():
+                    raise translated(error, self.place) from error
+                if passing:
+                    self.pool.drain()
+            else:
+                self.connected = True
+                return result
+
+    def close(self) -> None:
+        """Close the connections, and forget what was seen."""
+        self.pool.close()
+        self.seen = self.connected = False
+
+
+class Insistence:
+    """How long, and how often, a call is made again.
+
+    Parameters
+    ----------
+    seconds : float
+        From the first failure on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline: float | None = None
+        self._pause = 0.0
+
+    def again(self) -> bool:
+        """Wait a little; return False if the time is over."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._seconds
+        if now >= self._deadline:
+            return False
+        # At first at once: of a server that was started again, only the old connections are broken.
+        time.sleep(min(random.uniform(0, self._pause), self._deadline - now))  # noqa: S311  # so that equals part
+        self._pause = min(max(2 * self._pause, 0.02), _LONGEST_PAUSE)
+        return True
