@@ -64,11 +64,11 @@ class Chain:
 
     def encode(self, data: NDArray) -> Any | None:
         """Turn a chunk's values into bytes, or None where it is to be elided."""
-        values: Any = self._spec.prototype.nd_buffer.from_numpy_array(data)
-        if self._elide and self._may_be_empty(data) and self.elides(values):
+        if self._is_elided(data):
             return None
         if self.plain is not None:
             return self.plain.encode(data)
+        values: Any = self._spec.prototype.nd_buffer.from_numpy_array(data)
         if not self.synchronous:
             [encoded] = sync(self._encode_async(values))
             return None if encoded is None else encoded.as_buffer_like()
@@ -81,6 +81,23 @@ class Chain:
                 return None
             buffer = codec._encode_sync(buffer, self._last_spec)
         return None if buffer is None else buffer.as_buffer_like()
+
+    def encode_all(self, run: list[NDArray]) -> list[Any] | None:
+        """Turn several chunks' values into bytes at once, as `encode` does; None where that gains nothing."""
+        if self.plain is None or not self.plain.encodes_together:
+            return None
+        kept = [data for data in run if not self._is_elided(data)]
+        packed = iter(self.plain.encode_all(kept))
+        if len(kept) == len(run):
+            return list(packed)
+        return [None if self._is_elided(data) else next(packed) for data in run]
+
+    def _is_elided(self, data: NDArray) -> bool:
+        return (
+            self._elide
+            and self._may_be_empty(data)
+            and self.elides(self._spec.prototype.nd_buffer.from_numpy_array(data))
+        )
 
     def elides(self, values: Any) -> bool:
         """Whether a chunk equals the fill value and the array's configuration leaves such chunks out."""

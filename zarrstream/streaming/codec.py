@@ -129,6 +129,11 @@ class ArrayCodec:
         """Encode a whole stored object; None where zarr would elide it."""
         return self._chain.encode(self._contiguous(data))
 
+    def encode_all(self, run: list[NDArray]) -> list[Any] | None:
+        """Encode chunks at once, a shard's where there are shards; None where they are to be encoded one by one."""
+        chain = self._chain if self.shard is None else self._inner
+        return chain.encode_all([self._contiguous(data) for data in run])
+
     def encode_inner(self, data: NDArray) -> Any | None:
         """Encode one chunk of a shard; None where zarr would elide it."""
         return self._inner.encode(self._contiguous(data))

@@ -33,7 +33,7 @@ class _Contexts(threading.local):
 
     def __init__(self) -> None:
         self.unpack: Callable[..., Any] | None = None
-        self.compress: dict[tuple[int, bool], Callable[[Any], bytes]] = {}
+        self.compressors: dict[tuple[int, bool], Any] = {}
 
 
 _contexts = _Contexts()
@@ -92,27 +92,41 @@ def _is_one_frame(raw: Any) -> bool:
     return bool(start and block & 1 and start + 3 + size + (4 if descriptor & 4 else 0) == len(raw))
 
 
-def packer(codec: Any) -> Callable[[Any], Any]:
-    """Return what packs as a `numcodecs.Zstd` does.
+class Packer:
+    """Packs as a `numcodecs.Zstd` does: a chunk, or a run of them without the interpreter lock in between.
 
     Parameters
     ----------
     codec : numcodecs.Zstd
         With its level and whether frames have a checksum.
     """
+
+    def __init__(self, codec: Any) -> None:
+        self._settings = (codec.level, codec.checksum)
+
+    def __call__(self, data: Any) -> Any:
+        """Pack one chunk."""
+        return self._compressor().compress(data)
+
+    def pack_all(self, chunks: list[Any]) -> list[Any]:
+        """Pack several chunks, none of them empty."""
+        return list(self._compressor().multi_compress_to_buffer(chunks, threads=1)) if chunks else []
+
+    def _compressor(self) -> Any:
+        made = _contexts.compressors.get(self._settings)
+        if made is None:
+            level, checksum = self._settings
+            package: Any = _zstandard()
+            made = _contexts.compressors[self._settings] = package.ZstdCompressor(level=level, write_checksum=checksum)
+        return made
+
+
+def packer(codec: Any) -> Callable[[Any], Any]:
+    """Return what packs as a `numcodecs.Zstd` does: a `Packer` where that gives the same bytes."""
     package = _zstandard()
     if package is None or _numcodecs_version() != package.ZSTD_VERSION:
         return codec.encode  # type: ignore[no-any-return]  # numcodecs has no types
-    settings = (codec.level, codec.checksum)
-
-    def pack(data: Any) -> bytes:
-        compress = _contexts.compress.get(settings)
-        if compress is None:
-            made = package.ZstdCompressor(level=settings[0], write_checksum=settings[1])
-            compress = _contexts.compress[settings] = made.compress
-        return compress(data)
-
-    return pack
+    return Packer(codec)
 
 
 def _numcodecs_version() -> tuple[int, int, int]:

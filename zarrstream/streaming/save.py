@@ -89,6 +89,10 @@ class Saver:
             turn.took((time.monotonic() - start) / len(keys))
 
     def _encode_each(self, job: Job) -> list[Any]:
+        job.timing(0, len(job.load))
+        together = self._codec.encode_all(job.load)
+        if together is not None:
+            return together
         encoded: list[Any] = []
         for position, chunk in enumerate(job.load):
             if job.halted:
@@ -173,8 +177,8 @@ class Saver:
         assert layout is not None
         parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
         results = []
-        for local, chunk in zip(layout.local(job.indices), job.load, strict=True):
-            value = self._codec.encode_inner(chunk)
+        encoded = self._codec.encode_all(job.load) or [self._codec.encode_inner(chunk) for chunk in job.load]
+        for local, value in zip(layout.local(job.indices), encoded, strict=True):
             if value is None:
                 parts.pop(local, None)
             else:
