@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import zarrstream
 from tests import winds
 from tests.optional import absent, require
 from zarrstream.demo import field
-from zarrstream.streaming.gather import WRITE_CHUNKS
+from zarrstream.streaming.grid import RUN_BYTES, RUN_CHUNKS
 from zarrstream.streaming.plan import cores
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,9 @@ def test_winds_survive_two_kills(netcdf: Path, tmp_path: Path) -> None:
     # Nothing that was acknowledged is written again, and of what was in flight no more than the threads had in hand.
     rewritten = sum(again for _, again in resumed + finished)
     assert len(resumed) + len(finished) < total - 23 + rewritten + 10
-    assert rewritten <= 2 * cores() * WRITE_CHUNKS  # two kills
+    nbytes = min(math.prod(array.chunks) * array.dtype.itemsize for array in arrays.values())
+    run = max(1, min(RUN_CHUNKS, RUN_BYTES // nbytes))
+    assert rewritten <= 2 * cores() * run  # two kills
 
     for name, array in arrays.items():
         out = np.full(array.shape, 9999.0)

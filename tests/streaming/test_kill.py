@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 from zarrstream import Checkpoint, open_store
-from zarrstream.streaming.gather import WRITE_CHUNKS
+from zarrstream.streaming.grid import RUN_CHUNKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def test_killed_again_and_again(kind: str, tmp_path: Path) -> None:
         held = {tuple(map(int, key.split("/")[2:])) for key in stored(urls[0]) if key.startswith("a/c/")}
         if not options:
             in_flight = len(pending & held)  # stored and not recorded: what the next writer writes again
-            assert in_flight <= CONCURRENCY * WRITE_CHUNKS
+            assert in_flight <= CONCURRENCY * RUN_CHUNKS
             again += in_flight
         if len(pending) <= 15:  # begin anew, rather than run out of chunks to be killed in
             zarr.create_array(
@@ -124,5 +124,5 @@ def test_killed_once(tmp_path: Path) -> None:
     write(url, tmp_path / "c", kill_after=200)
     lines = write(url, tmp_path / "c")
     assert lines[-1].startswith("report")
-    assert len(lines) <= 300 - (200 - 4 * CONCURRENCY * WRITE_CHUNKS)  # in flight, or gathered for a run
+    assert len(lines) <= 300 - (200 - (CONCURRENCY + 1) * RUN_CHUNKS)  # in flight, or gathered for a run
     np.testing.assert_array_equal(zarr.open_array(open_store(url), path="a", mode="r")[...], expected())

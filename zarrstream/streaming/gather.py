@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from zarrstream.streaming.grid import Grid
     from zarrstream.streaming.items import Piece
 
-WRITE_CHUNKS = RUN_CHUNKS // 2  # two runs wait at each worker: together no more than the longest run that is read
-
 
 class Gather:
     """What was pulled and is not yet sent.
@@ -31,7 +29,7 @@ class Gather:
 
     def __init__(self, grid: Grid, *, singly: bool, max_bytes: int) -> None:
         self._grid, self._max_bytes = grid, max_bytes
-        self._length = 1 if singly else max(1, min(WRITE_CHUNKS, RUN_BYTES // max(1, grid.chunk_nbytes)))
+        self._length = 1 if singly else max(1, min(RUN_CHUNKS, RUN_BYTES // max(1, grid.chunk_nbytes)))
         self._run: dict[Index, Piece] = {}
         self._shards: dict[Index, dict[Index, Piece]] = {}
         self._coming: dict[Index, int] = {}
