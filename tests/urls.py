@@ -5,17 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import fsspec
 import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, servers
+from tests.services import marks, postgresql_url, servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.services import Server
+
+
+def postgresql_user_url(server: Server) -> str:
+    """Return the URL of a database in which a new user has a schema of its own."""
+    user = f"u{uuid4().hex}"
+    with require("psycopg").connect(postgresql_url(server), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {user} LOGIN; CREATE SCHEMA AUTHORIZATION {user}")
+    return postgresql_url(server, user)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,10 @@ URL_ROWS = {
     "sqlite": UrlRow(lambda folder: f"/{folder}/x.db"),
     "lmdb": UrlRow(lambda folder: f"/{folder}/x.lmdb", driver="lmdb"),
     "shm": UrlRow(lambda _: unique_name(), driver="lmdb"),
+    # Without an option in the URL, the user decides which table "zarr" is.
+    "postgresql": UrlRow(
+        lambda _, server: postgresql_user_url(server).partition("://")[2], driver="psycopg", service="postgresql"
+    ),
     "zip": UrlRow(lambda folder: f"/{folder}/x.zip", protocol="zarrzip"),
 }
 

@@ -3,5 +3,13 @@
 from zarrstream.filesystem.base import MappingFileSystem
 from zarrstream.filesystem.names import SharedMemoryFileSystem
 from zarrstream.filesystem.paths import LMDBFileSystem, SQLiteFileSystem, ZarrZipFileSystem
+from zarrstream.filesystem.servers import PostgreSQLFileSystem
 
-__all__ = ["LMDBFileSystem", "MappingFileSystem", "SQLiteFileSystem", "SharedMemoryFileSystem", "ZarrZipFileSystem"]
+__all__ = [
+    "LMDBFileSystem",
+    "MappingFileSystem",
+    "PostgreSQLFileSystem",
+    "SQLiteFileSystem",
+    "SharedMemoryFileSystem",
+    "ZarrZipFileSystem",
+]

@@ -51,6 +51,16 @@ class Connection(psycopg.Connection[TupleRow]):
     descriptor: int = -1
     share: Any = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # psycopg's
+        super().__init__(*args, **kwargs)
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        # Not psycopg's, which warns: a mapping that nobody closes closes its connections. In a forked child this one
+        # is the parent's.
+        if getattr(self, "_process", None) == os.getpid():
+            self.close()
+
     def begin(self, seconds: float) -> None:
         """Give the calls that follow so long."""
         self.deadline = time.monotonic() + seconds + _GRACE
