@@ -16,6 +16,8 @@ REQUIRED: dict[str, dict[str, float]] = {
     "write zstd 16 KiB, local": {"zarr loop": 9.0, "TensorStore": 1.5},
     "write zstd 16 KiB, SQLite": {"zarr loop": 11.0},
     "read zstd 16 KiB, SQLite": {"zarr loop": 18.0},
+    "write zstd 16 KiB, LMDB": {"zarr loop": 15.0},
+    "read zstd 16 KiB, LMDB": {"zarr loop": 25.0},
     f"slices through chunks of {THICKNESS}, local": {"zarr array[i]": 25.0},
     f"read zstd 16 KiB, {SHARD} to a shard": {"zarr loop": 40.0, "zarr loop, whole shards": 12.0, "TensorStore": 1.2},
 }

@@ -84,6 +84,8 @@ def open_place(place: str, folder: Path) -> Any:
     """Open a store of the kind that a row names."""
     if place == "SQLite":
         return open_store(f"sqlite:///{folder / 'array.db'}")
+    if place == "LMDB":
+        return open_store(f"lmdb:///{folder / 'array.lmdb'}")
     return MemoryStore() if place == "memory" else LocalStore(folder / "array")
 
 

@@ -72,7 +72,7 @@ class Way:
 
 LOCAL = frozenset({"local"})
 KEPT = frozenset({"local", "memory"})
-EVERYWHERE = frozenset({"local", "memory", "SQLite"})
+EVERYWHERE = frozenset({"local", "memory", "SQLite", "LMDB"})
 
 
 def take_in_order(futures: Iterable[Any], use: Use, *, ahead: int = AHEAD) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -32,7 +33,7 @@ class Work:
         Decoded bytes of an item: of a chunk, or of a slice.
     count : int
         Items in the array.
-    place : {"local", "SQLite", "memory"}
+    place : {"local", "SQLite", "LMDB", "memory"}
         Where it lies.
     per_shard : int
         Chunks in a shard; 1 is an array without shards.
@@ -84,6 +85,11 @@ class Work:
         return None if self.per_shard == 1 else (self.side * self.per_shard, self.side)
 
 
+def places() -> tuple[str, ...]:
+    """Where arrays lie, beside local files: LMDB where its driver is."""
+    return ("SQLite", "LMDB", "memory") if find_spec("lmdb") else ("SQLite", "memory")
+
+
 def every_work(*, quick: bool) -> list[Work]:
     """List the rows, those of the issue's table among them."""
     column = 1 if quick else 0
@@ -94,7 +100,7 @@ def every_work(*, quick: bool) -> list[Work]:
     ]
     rows += [
         Work(verb, "zstd", nbytes, counts[nbytes], place)
-        for place, nbytes, verb in product(("SQLite", "memory"), (16 * KIB, MIB), ("read", "write"))
+        for place, nbytes, verb in product(places(), (16 * KIB, MIB), ("read", "write"))
     ]
     rows += [Work(verb, "zstd", 16 * KIB, counts[16 * KIB], per_shard=SHARD) for verb in ("read", "write")]
     return [*rows, Work("slice", "zstd", (2 * WIDTH) ** 2 * 4, SLICES[column])]
