@@ -58,7 +58,8 @@ def test_the_quick_benchmark_runs_every_row(tmp_path: Path) -> None:
 def test_every_required_ratio_belongs_to_a_row_and_a_way() -> None:
     """No ratio is asked for that nothing measures."""
     works = {work.name: work for work in every_work(quick=False)}
-    for row, ratios in REQUIRED.items():
+    measured_here = {row: ratios for row, ratios in REQUIRED.items() if "LMDB" not in row or find_spec("lmdb")}
+    for row, ratios in measured_here.items():
         assert set(ratios) <= {way.name for way in WAYS[works[row].verb]}
 
 
