@@ -14,7 +14,7 @@ import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, postgresql_url, servers
+from tests.services import marks, mongodb_url, postgresql_url, servers
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.foreign import ForeignMapping
@@ -56,6 +56,20 @@ def _shm(_: Path) -> MutableMapping[str, bytes]:
     from zarrstream.mappings.shm import SharedMemoryMapping
 
     return SharedMemoryMapping(unique_name())
+
+
+def _mongodb(_: Path, server: Server) -> MutableMapping[str, bytes]:
+    require("pymongo")
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    return GridFSMapping(mongodb_url(server), array_id=f"laws-{uuid4().hex}")
+
+
+def _mongodb_v2(_: Path, server: Server) -> MutableMapping[str, bytes]:
+    require("pymongo")
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    return GridFSMapping(mongodb_url(server), bucket="v2", array_id=f"laws-{uuid4().hex}", layout="zarr-v2")
 
 
 def _postgresql(_: Path, server: Server) -> MutableMapping[str, bytes]:
@@ -118,6 +132,8 @@ ROWS = (
     Row("lmdb", _lmdb),
     Row("shm", _shm),
     Row("faulty", lambda folder: FaultyMapping(SQLiteMapping(folder / "x.db"))),
+    Row("mongodb", _mongodb, service="mongod"),
+    Row("mongodb-v2", _mongodb_v2, service="mongod"),
     Row("postgresql", _postgresql, service="postgresql"),
     Row("zip", lambda folder: ZipMapping(folder / "x.zip")),
     Row("zip-published", lambda folder: Published(folder / "x.zip")),

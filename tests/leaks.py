@@ -35,6 +35,7 @@ SERVICE_THREADS = {
     r"zarr_pool_\d+": "the worker threads of zarr's loop",
     r"fsspecIO": "fsspec's event loop, the same for its file systems",
     r"asyncio_\d+": "default workers of the two loops above; asyncio.run joins its own",
+    r"pymongo_\w+": "pymongo's monitors, which end half a second after close(); test_gridfs.py waits for that",
     r"pytest_timeout .*": "pytest-timeout's watchdog, where signals are not to be had",
 }
 

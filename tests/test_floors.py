@@ -42,6 +42,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 #: Packages that one file at most imports, on use: back ends' drivers, and the seams to other systems.
 DRIVERS = {
     "adlfs",
+    "bson",
     "dbm",
     "gcsfs",
     "gridfs",

@@ -107,6 +107,14 @@ BUILT_IN: tuple[BackEnd, ...] = (
         target=table_name,
     ),
     BackEnd(
+        "mongodb",
+        "a GridFS bucket in a MongoDB database",
+        "zarrstream.mappings.gridfs:GridFSMapping",
+        aliases=("mongodb+srv", "mongo_gridfs"),
+        extra="mongodb",
+        driver="pymongo",
+    ),
+    BackEnd(
         "postgresql",
         "a table in a PostgreSQL database",
         "zarrstream.mappings.postgresql:PostgreSQLMapping",

@@ -1,0 +1,202 @@
+"""The driver: one client per process and server, counted, none carried through a fork. Only this file imports it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import pymongo
+from bson import ObjectId
+from bson.errors import BSONError
+from pymongo.errors import PyMongoError
+from pymongo.read_preferences import ReadPreference
+
+from zarrstream.mappings.gridfs_errors import passes, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection as _Collection
+    from pymongo.database import Database as _Database
+
+    from zarrstream.mappings.gridfs_url import Address
+
+    Document: TypeAlias = dict[str, Any]
+    Collection: TypeAlias = _Collection[Document]
+    Database: TypeAlias = _Database[Document]
+    Session: TypeAlias = ClientSession
+
+T = TypeVar("T")
+DriverError = PyMongoError
+new_id = ObjectId
+_LONGEST_SEARCH = 30.0  # seconds that the driver looks for a server, as is its default
+
+
+class _OptionError(Exception):
+    """The driver took the URL for none. What it says may quote a password."""
+
+
+class _Client:
+    """One driver's client, open for as long as somebody counts on it."""
+
+    def __init__(self, key: tuple[Any, ...], where: Address, options: dict[str, Any]) -> None:
+        self.key = key
+        self.process = os.getpid()
+        self.count = 0
+        try:
+            self.client: pymongo.MongoClient[Document] = pymongo.MongoClient(where.url, **options)
+        except (PyMongoError, ValueError, TypeError) as error:
+            raise _OptionError(type(error).__name__) from None
+
+
+_clients: dict[tuple[Any, ...], _Client] = {}
+# What a fork brought: never used here, and never closed, nor collected, which would say good-bye in the parent's name.
+_inherited: list[_Client] = []
+_guard = threading.RLock()  # re-entrant: a collection of garbage may drop a mapping in the midst of it
+
+
+def _after_fork() -> None:
+    global _guard  # noqa: PLW0603  # another thread of the parent may have held it
+    _guard = threading.RLock()
+    _inherited.extend(_clients.values())
+    _clients.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _take(where: Address, options: dict[str, Any]) -> _Client:
+    key = (where.url, *sorted(options.items()))
+    with _guard:
+        client = _clients.get(key)
+        if client is None:
+            client = _clients[key] = _Client(key, where, options)
+        client.count += 1
+        return client
+
+
+def _leave(client: _Client) -> None:
+    with _guard:
+        if client.process != os.getpid():
+            return
+        client.count -= 1
+        last = not client.count
+        if last:
+            _clients.pop(client.key, None)
+    if last:
+        client.client.close()
+
+
+class _Share:
+    """What a connection holds: at most one client."""
+
+    client: _Client | None = None
+
+    def leave(self) -> None:
+        with _guard:
+            client, self.client = self.client, None
+        if client is not None:
+            _leave(client)
+
+
+class Connection:
+    """One mapping's way to its database.
+
+    Parameters
+    ----------
+    where : Address
+        Servers, credentials, database.
+    timeout : float or None
+        How long one call may take, in seconds, all that it tries included; None: as the URL says.
+    place : str
+        What messages call it.
+    """
+
+    def __init__(self, where: Address, *, timeout: float | None, place: str) -> None:
+        self.where = where
+        self.timeout = timeout
+        self.place = place
+        self._transacts: bool | None = None
+        self._share = _Share()
+        weakref.finalize(self, self._share.leave)
+
+    def close(self) -> None:
+        """Give the client up; the last to do so closes it, as soon as running calls return."""
+        self._transacts = None
+        self._share.leave()
+
+    def transacts(self) -> bool:
+        """Return whether the servers have transactions: a replica set or a sharded cluster has, one server has not."""
+        if self._transacts is None:
+            hello = self.call(lambda database: database.client.admin.command("hello"))
+            self._transacts = "setName" in hello or hello.get("msg") == "isdbgrid"
+        return self._transacts
+
+    def call(self, work: Callable[[Database], T], *, again: bool = True) -> T:
+        """Run ``work``, which may run twice, on the database; the driver's errors become ours.
+
+        Parameters
+        ----------
+        work : callable
+            What to do; done twice, it has to end as if done once.
+        again : bool, optional
+            Whether to try once more after a connection was lost. (The driver has done so itself, where it knows how.)
+        """
+        try:
+            with pymongo.timeout(self.timeout), self._borrowed() as shared:
+                database: Database = shared.client.get_database(
+                    self.where.database, read_preference=ReadPreference.PRIMARY
+                )
+                try:
+                    return work(database)
+                except PyMongoError as error:
+                    if not again or not passes(error):
+                        raise
+                return work(database)
+        except (PyMongoError, BSONError, _OptionError) as error:
+            raised, shown = translated(error, self.place, self.where.secrets)
+            raise raised from (error if shown else None)
+
+    def transaction(self, work: Callable[[Database, Session], T]) -> T:
+        """Run ``work`` in a transaction, again where it met another one, and until the outcome is known."""
+
+        def transact(database: Database) -> T:
+            with database.client.start_session() as session:
+                return session.with_transaction(lambda bound: work(database, bound))
+
+        return self.call(transact)
+
+    def identity(self, collection: str) -> str | None:
+        """Return what tells a collection from any other one of its name; None where there is none."""
+        which = {"name": collection}
+        found = self.call(lambda database: list(database.list_collections(filter=which)))
+        return None if not found else str(found[0].get("info", {}).get("uuid", "there"))
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Client]:
+        """Count on the client for the time of one call, so that `close` elsewhere does not end it."""
+        with _guard:
+            mine = self._share.client
+            if mine is None or mine.process != os.getpid():
+                mine = self._share.client = _take(self.where, self._options())
+            mine.count += 1
+        try:
+            yield mine
+        finally:
+            _leave(mine)
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the URL leaves open: a write is acknowledged when it is safe."""
+        options: dict[str, Any] = {}
+        if "w" not in self.where.options:
+            options["w"] = "majority"
+            if not self.where.options & {"journal", "j"}:
+                options["journal"] = True
+        if self.timeout is not None and "serverselectiontimeoutms" not in self.where.options:
+            options["serverSelectionTimeoutMS"] = int(min(self.timeout, _LONGEST_SEARCH) * 1000) or 1
+        return options
