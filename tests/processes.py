@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -72,3 +73,21 @@ def use_inherited(store: MappingStore) -> None:
     assert found is not None
     assert found.to_bytes() == b"from the parent"
     store.set_sync("child", found)
+
+
+def move_amounts(store: MappingStore, number: int, seconds: float, moved: Any) -> None:
+    """Move amounts between the chunks of the array at the store's root, for so long; tell how many times."""
+    random, end, count = np.random.default_rng(number), time.monotonic() + seconds, 0
+
+    def move(transaction: MappingStore) -> None:
+        array = zarr.open_array(transaction, mode="r+")
+        giver, taker = random.choice(array.shape[0], 2, replace=False)
+        amount = int(random.integers(1, 100))
+        array[giver] = array[giver] - amount
+        array[taker] = array[taker] + amount
+
+    while time.monotonic() < end:
+        store.in_transaction(move, attempts=1000)
+        count += 1
+    moved.put(count)
+    store.close()

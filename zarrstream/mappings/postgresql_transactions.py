@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from zarrstream.errors import StoreError, StoreOptionError, StoreUnavailableError, TransactionConflictError
+from zarrstream.mappings import postgresql_sql as sql
 from zarrstream.mappings.postgresql_driver import Connection, Error
 from zarrstream.mappings.postgresql_errors import gone, is_lost, said, translated
 from zarrstream.mappings.postgresql_rows import PostgreSQLRows
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zarrstream.mappings.postgresql_session import Session
-    from zarrstream.mappings.postgresql_sql import Statements
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class PostgreSQLTransaction(PostgreSQLRows):
 
     durable_on_write = False
 
-    def __init__(self, bound: Bound, statements: Statements, array_id: str) -> None:
+    def __init__(self, bound: Bound, statements: sql.Statements, array_id: str) -> None:
         super().__init__(bound, statements, array_id)
         self._of = bound.session.place
 
@@ -58,8 +58,12 @@ class Bound:
         self._process = os.getpid()
         self._over = False
         self.failure: Exception | None = None
+        seen = session.seen
         self._connection, self._there = session.begin(statement)
         session.seen |= self._there
+        if seen and not self._there:
+            session.pool.give(self._connection)
+            raise gone(session.place)
 
     def call(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
         """Run ``work`` in the transaction; None where there is no table, and none is to be made."""
@@ -131,8 +135,6 @@ class Bound:
             raise StoreError(f"this transaction on {self.session.place} is over: begin another one, or use the store")
         if self.failure is not None:
             raise type(self.failure)(*self.failure.args) from self.failure
-        if self.session.seen and not self._there:
-            raise gone(self.session.place)
 
 
 @contextmanager
@@ -148,4 +150,7 @@ def begun(session: Session, statement: str, array_id: str) -> Iterator[PostgreSQ
             # What met it has made something else of it: a chunk that could not be written.
             raise bound.failure from error  # type: ignore[misc]  # it is one
         raise
-    bound.commit()
+    if statement == sql.SNAPSHOT:
+        bound.rollback()
+    else:
+        bound.commit()
