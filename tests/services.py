@@ -280,12 +280,20 @@ def postgresql_server(folder: Path, *options: str) -> Server:
     return server
 
 
-def serve_postgresql(folder: Path, *options: str) -> Server:
+def postgresql_standby(folder: Path, primary: Server) -> Server:
+    """Make a standby of a primary in a folder and start it."""
+    programs, user = POSTGRESQL.path(), postgresql_user()
+    copy = [programs / "pg_basebackup", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "zarrstream", "-R"]
+    subprocess.run([*copy, "-c", "fast", "-D", folder / "data"], check=True, user=user, group=user, cwd=folder)
+    return serve_postgresql(folder)
+
+
+def serve_postgresql(folder: Path, *options: str, port: int = 0) -> Server:
     """Start the PostgreSQL whose data are in a folder: made by `postgresql_server`, or a standby's base backup."""
     programs, user = POSTGRESQL.path(), postgresql_user()
     settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *options)
     command = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", "{port}"]
-    server = Server([*command, *(part for setting in settings for part in ("-c", setting))], folder, user)
+    server = Server([*command, *(part for setting in settings for part in ("-c", setting))], folder, user, port)
     check = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-U", "zarrstream", "-d", "postgres", "-p"]
     server.start(lambda at: subprocess.run([*check, str(at.port)], check=False).returncode == 0)
     return server

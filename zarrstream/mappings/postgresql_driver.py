@@ -55,7 +55,7 @@ class Connection(psycopg.Connection[TupleRow]):
         super().__init__(*args, **kwargs)
         self._process = os.getpid()
 
-    def __del__(self, *_: Any) -> None:
+    def __del__(self, *_: object) -> None:
         # Not psycopg's, which warns: a mapping that nobody closes closes its connections. In a forked child this one
         # is the parent's.
         if getattr(self, "_process", None) == os.getpid():
