@@ -242,7 +242,7 @@ def mongod() -> Iterator[Server]:
 
 
 def mongodb_url(server: Server, database: str = "test") -> str:
-    """Return a URL; its client asks the server now and then, and so ends at once, where a listening one takes 0.5 s."""
+    """Return a URL, whose client asks the server now and then: it ends at once, where a listening one takes 0.5 s."""
     return f"mongodb://127.0.0.1:{server.port}/{database}?serverMonitoringMode=poll"
 
 
@@ -291,7 +291,9 @@ def postgresql_standby(folder: Path, primary: Server) -> Server:
 def serve_postgresql(folder: Path, *options: str, port: int = 0) -> Server:
     """Start the PostgreSQL whose data are in a folder: made by `postgresql_server`, or a standby's base backup."""
     programs, user = POSTGRESQL.path(), postgresql_user()
-    settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *options)
+    # What a killed server leaves stays in its folder, and not in the memory file system.
+    own = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "dynamic_shared_memory_type=mmap")
+    settings = (*own, *options)
     command = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", "{port}"]
     server = Server([*command, *(part for setting in settings for part in ("-c", setting))], folder, user, port)
     check = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-U", "zarrstream", "-d", "postgres", "-p"]
