@@ -12,7 +12,7 @@ import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, postgresql_url, servers
+from tests.services import marks, mongodb_url, postgresql_url, servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +56,11 @@ URL_ROWS = {
     "sqlite": UrlRow(lambda folder: f"/{folder}/x.db"),
     "lmdb": UrlRow(lambda folder: f"/{folder}/x.lmdb", driver="lmdb"),
     "shm": UrlRow(lambda _: unique_name(), driver="lmdb"),
+    "mongodb": UrlRow(
+        lambda _, server: mongodb_url(server, f"t{uuid4().hex}").partition("://")[2],
+        driver="pymongo",
+        service="mongod",
+    ),
     # Without an option in the URL, the user decides which table "zarr" is.
     "postgresql": UrlRow(
         lambda _, server: postgresql_user_url(server).partition("://")[2], driver="psycopg", service="postgresql"
@@ -71,6 +76,12 @@ def url_params(*kinds: str) -> list[Any]:
         pytest.param(case if kinds else case[0], id="-".join(case), marks=marks(URL_ROWS[case[0]].service))
         for case in cases
     ]
+
+
+def within(url: str, key: str) -> str:
+    """Return the URL of a key in the database of another URL, whose options stay at its end."""
+    database, mark, options = url.partition("?")
+    return f"{database}/{key}{mark}{options}"
 
 
 def urls(scheme: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:

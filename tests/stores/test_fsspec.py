@@ -14,7 +14,7 @@ from fsspec.tests import abstract
 from zarr.storage import FsspecStore
 
 from tests.optional import require
-from tests.urls import url_params, urls
+from tests.urls import url_params, urls, within
 from zarrstream.errors import StoreOptionError
 from zarrstream.testing import check_hierarchy_machine
 
@@ -96,7 +96,7 @@ assert "zarrstream.filesystem" in sys.modules
 again = zarr.open({url!r}, mode="r")
 assert sorted(name for name, _ in again.members(max_depth=None)) == ["deep", "deep/a"], list(again.members())
 assert (again["deep/a"][:6] == 1).all() and (again["deep/a"][6:] == -1).all()
-for array in (zarr.open_array({url!r}, path="deep/a"), zarr.open_array({url + "/deep/a"!r})):
+for array in (zarr.open_array({url!r}, path="deep/a"), zarr.open_array({within(url, "deep/a")!r})):
     assert (array[:6] == 1).all()
 """
     mapping = fsspec.url_to_fs(url)[0].mapping
@@ -107,16 +107,16 @@ for array in (zarr.open_array({url!r}, path="deep/a"), zarr.open_array({url + "/
 
 
 def test_files_within_are_opened_by_url(url: str) -> None:
-    with fsspec.open(f"{url}/a/zarr.json", "wb") as file:
+    with fsspec.open(within(url, "a/zarr.json"), "wb") as file:
         file.write(b"0123456789")
-    with fsspec.open(f"{url}/a/zarr.json") as file:
+    with fsspec.open(within(url, "a/zarr.json")) as file:
         file.seek(3)
         assert file.read(4) == b"3456"
-    files, path = fsspec.url_to_fs(f"{url}/a/zarr.json")
+    files, path = fsspec.url_to_fs(within(url, "a/zarr.json"))
     assert files.cat_ranges([path, path], [0, -2], [2, None]) == [b"01", b"89"]
-    assert [entry["size"] for entry in files.ls(f"{url}/a")] == [10]
-    assert files.exists(f"{url}/a")
-    assert not files.exists(f"{url}/b")
+    assert [entry["size"] for entry in files.ls(within(url, "a"))] == [10]
+    assert files.exists(within(url, "a"))
+    assert not files.exists(within(url, "b"))
     files.mapping.close()
 
 

@@ -3,11 +3,12 @@
 from zarrstream.filesystem.base import MappingFileSystem
 from zarrstream.filesystem.names import SharedMemoryFileSystem
 from zarrstream.filesystem.paths import LMDBFileSystem, SQLiteFileSystem, ZarrZipFileSystem
-from zarrstream.filesystem.servers import PostgreSQLFileSystem
+from zarrstream.filesystem.servers import MongoDBFileSystem, PostgreSQLFileSystem
 
 __all__ = [
     "LMDBFileSystem",
     "MappingFileSystem",
+    "MongoDBFileSystem",
     "PostgreSQLFileSystem",
     "SQLiteFileSystem",
     "SharedMemoryFileSystem",

@@ -68,6 +68,31 @@ class ServerFileSystem(MappingFileSystem):
         return {"url": f"{scheme}://{server}/{inner.partition('/')[0]}{mark}{options}"}
 
 
+class MongoDBFileSystem(ServerFileSystem):
+    """The files of one array id in a GridFS bucket as files: the ``mongodb`` of fsspec's URLs.
+
+    Parameters
+    ----------
+    url : str
+        Of the database.
+    **storage_options
+        Those of `zarrstream.mappings.gridfs.GridFSMapping` (``bucket``, ``array_id``, …), and fsspec's own.
+
+    Raises
+    ------
+    StoreOptionError
+        No URL, one that names no database, or an unknown option.
+    MissingExtraError
+        pymongo is not installed.
+
+    Notes
+    -----
+    See `ServerFileSystem` for how a URL is divided into database and key. Bucket and array id are storage options.
+    """
+
+    protocol = scheme = "mongodb"
+
+
 class PostgreSQLFileSystem(ServerFileSystem):
     """The rows of one array id in a PostgreSQL database as files: the ``postgresql`` of fsspec's URLs.
 

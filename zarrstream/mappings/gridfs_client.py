@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DriverError = PyMongoError
 new_id = ObjectId
+replacement = pymongo.ReplaceOne
 _LONGEST_SEARCH = 30.0  # seconds that the driver looks for a server, as is its default
 
 
@@ -43,20 +44,35 @@ class _OptionError(Exception):
 class _Client:
     """One driver's client, open for as long as somebody counts on it."""
 
-    def __init__(self, key: tuple[Any, ...], where: Address, options: dict[str, Any]) -> None:
+    def __init__(self, key: tuple[Any, ...]) -> None:
         self.key = key
         self.process = os.getpid()
         self.count = 0
-        try:
-            self.client: pymongo.MongoClient[Document] = pymongo.MongoClient(where.url, **options)
-        except (PyMongoError, ValueError, TypeError) as error:
-            raise _OptionError(type(error).__name__) from None
+        self._made: pymongo.MongoClient[Document] | None = None
+        self._making = threading.Lock()
+
+    def get(self, where: Address, options: dict[str, Any]) -> pymongo.MongoClient[Document]:
+        """Return the client, made by the first who asks."""
+        with self._making:
+            if self._made is None:
+                try:
+                    self._made = pymongo.MongoClient(where.url, **options)
+                except (PyMongoError, ValueError, TypeError) as error:
+                    raise _OptionError(type(error).__name__) from None
+            return self._made
+
+    def close(self) -> None:
+        """End the client and its threads; nobody counts on it any more."""
+        if self._made is not None:
+            self._made.close()
 
 
 _clients: dict[tuple[Any, ...], _Client] = {}
 # What a fork brought: never used here, and never closed, nor collected, which would say good-bye in the parent's name.
 _inherited: list[_Client] = []
-_guard = threading.RLock()  # re-entrant: a collection of garbage may drop a mapping in the midst of it
+
+# under it, least of all the start of a client's threads, in which garbage is collected as well.
+_guard = threading.RLock()
 
 
 def _after_fork() -> None:
@@ -70,12 +86,11 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _take(where: Address, options: dict[str, Any]) -> _Client:
-    key = (where.url, *sorted(options.items()))
+def _take(key: tuple[Any, ...]) -> _Client:
     with _guard:
         client = _clients.get(key)
         if client is None:
-            client = _clients[key] = _Client(key, where, options)
+            client = _clients[key] = _Client(key)
         client.count += 1
         return client
 
@@ -89,7 +104,7 @@ def _leave(client: _Client) -> None:
         if last:
             _clients.pop(client.key, None)
     if last:
-        client.client.close()
+        client.close()
 
 
 class _Share:
@@ -121,6 +136,7 @@ class Connection:
         self.where = where
         self.timeout = timeout
         self.place = place
+        self._options = _options(where, timeout)
         self._transacts: bool | None = None
         self._share = _Share()
         weakref.finalize(self, self._share.leave)
@@ -149,9 +165,8 @@ class Connection:
         """
         try:
             with pymongo.timeout(self.timeout), self._borrowed() as shared:
-                database: Database = shared.client.get_database(
-                    self.where.database, read_preference=ReadPreference.PRIMARY
-                )
+                client = shared.get(self.where, self._options)
+                database: Database = client.get_database(self.where.database, read_preference=ReadPreference.PRIMARY)
                 try:
                     return work(database)
                 except PyMongoError as error:
@@ -183,20 +198,21 @@ class Connection:
         with _guard:
             mine = self._share.client
             if mine is None or mine.process != os.getpid():
-                mine = self._share.client = _take(self.where, self._options())
+                mine = self._share.client = _take((self.where.url, *self._options.items()))
             mine.count += 1
         try:
             yield mine
         finally:
             _leave(mine)
 
-    def _options(self) -> dict[str, Any]:
-        """Return what the URL leaves open: a write is acknowledged when it is safe."""
-        options: dict[str, Any] = {}
-        if "w" not in self.where.options:
-            options["w"] = "majority"
-            if not self.where.options & {"journal", "j"}:
-                options["journal"] = True
-        if self.timeout is not None and "serverselectiontimeoutms" not in self.where.options:
-            options["serverSelectionTimeoutMS"] = int(min(self.timeout, _LONGEST_SEARCH) * 1000) or 1
-        return options
+
+def _options(where: Address, timeout: float | None) -> dict[str, Any]:
+    """Return what the URL leaves open: a write is acknowledged when it is safe."""
+    options: dict[str, Any] = {}
+    if "w" not in where.options:
+        options["w"] = "majority"
+        if not where.options & {"journal", "j"}:
+            options["journal"] = True
+    if timeout is not None and "serverselectiontimeoutms" not in where.options:
+        options["serverSelectionTimeoutMS"] = int(min(timeout, _LONGEST_SEARCH) * 1000) or 1
+    return options
