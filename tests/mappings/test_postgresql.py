@@ -10,6 +10,7 @@ import pickle
 import threading
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import psycopg
 import pytest
@@ -98,6 +99,7 @@ def test_a_url_that_is_none_is_not_repeated(url: Any) -> None:
         ({"timeout": "5"}, "timeout"),
         ({"reconnect_timeout": -1}, "reconnect_timeout"),
         ({"max_connections": 0}, "max_connections"),
+        ({"max_connections": "3"}, "max_connections"),
         ({"table": "t"}, "did you mean 'table_name'"),
     ],
 )
@@ -108,6 +110,21 @@ def test_a_bad_option_is_named(options: dict[str, Any], message: str) -> None:
 
 def test_both_names_of_the_scheme_are_one() -> None:
     assert open_store("postgresql://host/db", array_id="x") == open_store("postgres://host/db", array_id="x")
+
+
+def test_a_file_system_tells_no_credentials() -> None:
+    """What follows the database is the key; hosts stay as they are, and user, password and options are the driver's."""
+    url = "postgresql://ann:s3cret@a:1,b:2/db/group/array?target_session_attrs=read-write"
+    files, path = fsspec.url_to_fs(url, table_name="t", array_id="x")
+    assert path == "a:1,b:2/db/group/array"
+    assert (files.root, files.fsid) == ("a:1,b:2/db", "postgresql://a:1,b:2/db/t?array_id=x")
+    assert "target_session_attrs=read-write" in files.mapping._session.database.url
+    assert files.unstrip_protocol(path) == "postgresql://a:1,b:2/db/group/array"
+    assert "s3cret" not in f"{files!r} {files} {files.mapping!r}"
+    with pytest.raises(StoreOptionError, match="which database"):
+        fsspec.filesystem("postgresql")
+    with pytest.raises(StoreOptionError, match="which database"):
+        fsspec.url_to_fs("postgresql://host")
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -196,8 +213,8 @@ def test_a_range_is_read_without_the_rest(mapping: PostgreSQLMapping, admin: Any
 def test_many_values_are_one_transaction(mapping: PostgreSQLMapping, admin: Any, table: str, count: int) -> None:
     """By COPY or by single upserts; the last wins where a key comes twice, and twice over is once."""
     items = [(f"k/{number % count}", bytes([number % 256]) * (number % 50)) for number in range(2 * count)]
-    for _ in range(2):
-        mapping.update_many(items)
+    for kind in (bytes, bytearray, lambda value: np.frombuffer(value, "u1").reshape(1, -1)):
+        mapping.update_many((key, kind(value)) for key, value in items)
         assert dict(mapping.items()) == dict(items)
     assert one(admin, f"SELECT count(DISTINCT xmin::text) FROM {table}") == 1
 

@@ -11,12 +11,14 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psycopg
 import pytest
 import zarr
 
 from tests.postgresql_tables import admin, mapping, table  # noqa: F401  # fixtures
 from tests.processes import in_child, move_amounts
 from zarrstream import (
+    Checkpoint,
     ChunkWriteError,
     MappingStore,
     StoreAccessError,
@@ -24,6 +26,7 @@ from zarrstream import (
     StoreOptionError,
     StoreUnavailableError,
     TransactionConflictError,
+    ZarrStreamError,
     open_store,
     stream_chunks,
     write_stream,
@@ -270,6 +273,35 @@ def test_a_server_that_goes_away_in_the_midst_is_an_error_and_nothing_is_stored(
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'")
         tx.mapping["l"] = b"1"
     assert dict(store.mapping.items()) == {"k": b"0"}
+
+
+def test_a_commit_without_an_answer_says_that_nobody_knows(
+    store: MappingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither a success nor a conflict that may be run again."""
+    committed = psycopg.Connection.commit
+
+    def commit(self: Any) -> None:
+        committed(self)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit)
+    with pytest.raises(StoreUnavailableError, match="may be stored or not"):
+        store.in_transaction(lambda tx: tx.mapping.update_many({"k": b"1"}))
+    assert store.mapping["k"] == b"1"
+
+
+def test_a_stream_is_written_in_a_transaction(store: MappingStore) -> None:
+    """Without a checkpoint, which would outlive a transaction that is taken back."""
+    array = zarr.create_array(store, shape=(40,), chunks=(4,), dtype="i4", fill_value=0)
+    with store.transaction() as tx:
+        bound = zarr.open_array(tx, mode="r+")
+        report = write_stream(bound, (((number,), np.full(4, number + 1, "i4")) for number in range(10)))
+        assert report.written == 10
+        assert not np.any(array[:])
+        with pytest.raises(ZarrStreamError):
+            write_stream(bound, [], checkpoint=Checkpoint("progress"))
+    np.testing.assert_array_equal(array[:], np.repeat(np.arange(10) + 1, 4))  # type: ignore[arg-type]
 
 
 # -- the bank ---------------------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class PostgreSQLMapping(PostgreSQLRows):
         * ``"local"``: the primary's power loss; synchronous standbys are not waited for.
         * ``"off"``: the kill of this process; the server's crash loses the last moments, and leaves the rest whole.
     timeout : float, optional
-        How long one statement may take, in seconds, and how long to wait for a connection that is free.
+        How long one call may take once it has a connection, in seconds, and how long it waits for one. It ends the
+        call also where the server hangs.
     reconnect_timeout : float, optional
         How long, in seconds, a call insists on a server that answered before and does not now: it is started again,
         or another of the URL's hosts takes its place.
@@ -96,7 +97,7 @@ class PostgreSQLMapping(PostgreSQLRows):
             raise StoreOptionError(f"timeout is a number of seconds, more than 0, not {timeout!r}")
         if not _is_seconds(reconnect_timeout):
             raise StoreOptionError(f"reconnect_timeout is a number of seconds, 0 or more, not {reconnect_timeout!r}")
-        if max_connections < 1:
+        if not _is_count(max_connections):
             raise StoreOptionError(f"max_connections is a number, 1 or more, not {max_connections!r}")
         self._table_name = _table(table_name)
         settings = Settings(durability, timeout, reconnect_timeout, max_connections)
@@ -180,6 +181,10 @@ def _id(array_id: object) -> str:
     if isinstance(array_id, str) and array_id and "\0" not in array_id:
         return array_id
     raise StoreOptionError(f"array_id is a text that is not empty, not {array_id!r}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def _is_seconds(value: object) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,14 +42,11 @@ class Connection(psycopg.Connection[TupleRow]):
     ----------
     deadline : float
         When the present call ends, as `time.monotonic` counts.
-    descriptor : int
-        Of its socket.
     share : object
         What of its pool it belongs to.
     """
 
     deadline: float = math.inf
-    descriptor: int = -1
     share: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # psycopg's
@@ -88,9 +86,12 @@ class Connection(psycopg.Connection[TupleRow]):
 
     def disown(self) -> None:
         """Let go of the socket without a word to the server: it is the parent's, and we are its forked child."""
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, self.descriptor)
-        os.close(nowhere)
+        with suppress(psycopg.Error):  # it has none any more
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.dup2(nowhere, self.pgconn.socket)
+            finally:
+                os.close(nowhere)
         self.pgconn.finish()  # says farewell, to nowhere
 
 
@@ -135,7 +136,6 @@ class Database:
         extra: dict[str, Any] = {name: value for name, value in wanted.items() if name not in self.given}
         connection = Connection.connect(self.url, autocommit=True, client_encoding="UTF8", **extra)
         try:
-            connection.descriptor = connection.fileno()
             connection.begin(timeout)
             _require_utf8(connection, self.place)
             setting = ", ".join([_SET] * len(settings))
