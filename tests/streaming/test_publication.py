@@ -92,14 +92,11 @@ def recorded(path: Path) -> int:
 
 def check_kills(tmp_path: Path, scheme: str, kills: int) -> None:
     """Kill writers, and look after each: what is recorded is published. Then let one end."""
-    file, path = tmp_path / "killed.zip", tmp_path / "checkpoint"
-    url = create(file).replace("zip:", f"{scheme}:", 1)
-    rng, done = random.Random(7), 0  # noqa: S311  # it chooses instants, not secrets
-    for _ in range(kills):
+    rng, done = random.Random(7), 150  # noqa: S311  # it chooses instants, not secrets
+    for kill in range(kills):
         if done > 110:  # begin anew, rather than run out of chunks to be killed in
-            file.unlink()
-            path.unlink()
-            create(file)
+            file, path = tmp_path / f"killed-{kill}.zip", tmp_path / f"checkpoint-{kill}"
+            url = create(file).replace("zip:", f"{scheme}:", 1)
         lines = write(url, path, kill_after=rng.randrange(15))
         assert not lines[-1].startswith("report")
         published = content(file)
