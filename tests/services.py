@@ -221,24 +221,43 @@ def redis_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def mongod() -> Iterator[Server]:
     """A real mongod: a replica set of one, so that transactions work."""
-    pymongo = require("pymongo")
-    binary = MONGOD.path()
     with data_folder() as folder:
-        command = [str(binary), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", "{port}", "--nounixsocket"]
-        command += ["--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25", "--quiet"]
-        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", "--setParameter", "enableTestCommands=1"]
-        server = Server(command, folder)
-        server.start(listens)
-        with pymongo.MongoClient("127.0.0.1", server.port, directConnection=True) as client:
-            client.admin.command(
-                "replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]}
-            )
-            deadline = time.monotonic() + _PATIENCE
-            while not client.admin.command("hello")["isWritablePrimary"]:
-                assert time.monotonic() < deadline, server.log()[-2000:]
-                time.sleep(0.02)
+        server = mongod_server(folder, "--replSet", "rs0", "--oplogSize", "64")
+        with require("pymongo").MongoClient("127.0.0.1", server.port, directConnection=True) as client:
+            member = {"_id": 0, "host": f"127.0.0.1:{server.port}"}
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+        writable(server)
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def lone_mongod() -> Iterator[Server]:
+    """A real mongod that is no replica set, and so has no transactions."""
+    require("pymongo")
+    with data_folder() as folder:
+        server = mongod_server(folder)
+        yield server
+        server.stop()
+
+
+def mongod_server(folder: Path, *options: str) -> Server:
+    """Start a mongod whose data are in a folder."""
+    command = [str(MONGOD.path()), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", "{port}", *options]
+    command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--quiet"]
+    command += ["--setParameter", "diagnosticDataCollectionEnabled=false", "--setParameter", "enableTestCommands=1"]
+    server = Server(command, folder)
+    server.start(listens)
+    return server
+
+
+def writable(server: Server) -> None:
+    """Wait until a mongod of a replica set takes writes."""
+    with require("pymongo").MongoClient("127.0.0.1", server.port, directConnection=True) as client:
+        deadline = time.monotonic() + _PATIENCE
+        while not client.admin.command("hello")["isWritablePrimary"]:
+            assert time.monotonic() < deadline, server.log()[-2000:]
+            time.sleep(0.02)
 
 
 def mongodb_url(server: Server, database: str = "test") -> str:

@@ -61,7 +61,7 @@ class GridFSMapping(ByteMapping):
     and the power loss of that. Reads go to the primary.
 
     **Atomicity**: on a replica set or a sharded cluster each call is a transaction, `setdefault`, `pop` and
-    `update_many` included, up to 64 MiB and 500 keys; a larger batch is several, and says which were written. A larger
+    `update_many` included, up to 8 MiB and 500 keys; a larger batch is several, and says which were written. A larger
     value, and any on a server without transactions, is uploaded without a name and then gets its name in one step. No
     reader, also of ranges, sees half a value, or none of two. `clear_under` removes 1024 keys at a time; keys are
     listed in pages: keys written meanwhile may or may not be seen. Which of two versions is newer is counted by
@@ -199,7 +199,7 @@ class GridFSMapping(ByteMapping):
         return bytes(content) if found is None else found
 
     def update_many(self, items: Iterable[tuple[str, Buffer]] | Mapping[str, Buffer]) -> None:
-        """Write many values: in one transaction up to 64 MiB and 500 keys. See `ByteMapping.update_many`."""
+        """Write many values: in one transaction up to 8 MiB and 500 keys. See `ByteMapping.update_many`."""
         # Taken whole before the transaction begins: what computes them is not ours, and may be slow, or fork.
         values = {key: (self._name(key), _flat(value)) for key, value in pairs(items)}
         if not values:

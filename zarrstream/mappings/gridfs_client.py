@@ -13,6 +13,7 @@ from bson import ObjectId
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
 
 from zarrstream.mappings.gridfs_errors import passes, translated
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 DriverError = PyMongoError
 new_id = ObjectId
 replacement = pymongo.ReplaceOne
+_HASTY = WriteConcern(w=1)
 _LONGEST_SEARCH = 30.0  # seconds that the driver looks for a server, as is its default
 
 
@@ -176,6 +178,10 @@ class Connection:
         except (PyMongoError, BSONError, _OptionError) as error:
             raised, shown = translated(error, self.place, self.where.secrets)
             raise raised from (error if shown else None)
+
+    def hasty(self, collection: Collection) -> Collection:
+        """Return a collection for steps that a later write makes safe, being behind them in the same journal."""
+        return collection if self.transacts() else collection.with_options(write_concern=_HASTY)
 
     def transaction(self, work: Callable[[Database, Session], T]) -> T:
         """Run ``work`` in a transaction, again where it met another one, and until the outcome is known."""

@@ -38,6 +38,11 @@ _TRANSACTION = (
     "ended the transaction, which took too long",
     "write fewer or smaller values at once",
 )
+_CROWDED = (
+    StoreUnavailableError,
+    "has no room for the transaction in its cache",
+    "let fewer processes write at once, write smaller batches, or give the server more memory",
+)
 _INDEX = (
     StoreCorruptError,
     "has other indexes or revisions than GridFS has",
@@ -72,7 +77,8 @@ _CODES: dict[int, _Entry] = {
     251: _CONFLICT,
     262: _SLOW,
     290: _TRANSACTION,
-    313: _TOO_BIG,
+    388: _CROWDED,
+    -31800: _CROWDED,  # WiredTiger's own
     8000: _PASSWORD,  # Atlas
     9001: _UNREACHABLE,
     10107: _NO_PRIMARY,

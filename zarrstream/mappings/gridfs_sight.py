@@ -153,6 +153,7 @@ class _Probes:
             self._reset()  # a fork among waiting threads, of which the child has none
         with self._guard:
             flight = self._next
+            flight.asked += 1
             flight.wanted |= nodes
         with self._running:
             if not flight.over:
@@ -172,6 +173,7 @@ class _Flight:
     """One probe, for all who wait for it."""
 
     def __init__(self) -> None:
+        self.asked = 0
         self.wanted: set[str] = set()
         self.found: set[str] = set()
         self.over = False

@@ -66,15 +66,15 @@ class UploadedFiles(Files):
         content = {name: {"$literal": value} for name, value in file.document().items() if name != "_id"}
         until = {"$add": ["$$NOW", ALIVE * 1000]}
         key = {"_id": file.id}
-        known = self.files(database).find_one(key, {"_id": 1})
-        if known is None:
-            self.files(database).update_one(key, [{"$set": {**content, UNTIL: until}}], upsert=True)
+        files = self.connection.hasty(self.files(database))
+        if files.find_one(key, {"_id": 1}) is None:
+            files.update_one(key, [{"$set": {**content, UNTIL: until}}], upsert=True)
         else:
-            self.files(database).update_one({**key, **_NAMELESS, UNTIL: {"$gt": _OVER}}, [{"$set": {UNTIL: until}}])
+            files.update_one({**key, **_NAMELESS, UNTIL: {"$gt": _OVER}}, [{"$set": {UNTIL: until}}])
 
     def _insert(self, database: Database, pieces: list[Document]) -> None:
         try:
-            self.chunks(database).insert_many(pieces, ordered=False)
+            self.connection.hasty(self.chunks(database)).insert_many(pieces, ordered=False)
         except DriverError as error:
             if not is_duplicate(error):  # pieces of the first attempt, whose acknowledgement was lost
                 raise
@@ -128,8 +128,8 @@ class UploadedFiles(Files):
         some = {"$in": ids}
         gone = {"$set": {"metadata": {"zarrstream_until": _OVER}}, "$unset": {"filename": ""}}
         self.files(database).update_many({"_id": some}, gone)
-        self.chunks(database).delete_many({"files_id": some})
-        self.files(database).delete_many({"_id": some})
+        self.connection.hasty(self.chunks(database)).delete_many({"files_id": some})
+        self.connection.hasty(self.files(database)).delete_many({"_id": some})
 
     def sweep(self) -> None:
         """Remove what killed uploads and removals have left, once their time is over."""

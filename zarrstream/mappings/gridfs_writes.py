@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from zarrstream.mappings.gridfs_client import Database, Document, Session
 
 T = TypeVar("T")
-#: How many bytes one transaction takes: it lies in the server's cache until it ends, and has to end within a minute.
-TRANSACTION = 64 * MIB
+#: How many bytes one transaction takes. All of it lies in a part of the server's cache until it ends: where that has the
+#: least size that there is, 256 MB, one value of 15 MiB is refused.
+TRANSACTION = 8 * MIB
 _FILES_AT_ONCE = 500
 
 
@@ -36,7 +37,7 @@ class WritableFiles(UploadedFiles):
         chunks.create_index(PIECE_INDEX, unique=True)
 
     def write(self, values: list[tuple[str, bytes | memoryview]]) -> None:
-        """Write many values: all or nothing up to 64 MiB and 500 names.
+        """Write many values: all or nothing up to 8 MiB and 500 names.
 
         Raises
         ------
