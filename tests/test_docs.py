@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.optional import require
-from tests.services import marks, postgresql_url, servers
+from tests.services import marks, mongodb_url, postgresql_url, servers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REQUIRES = re.compile(r"<!-- requires: (.+?) -->")
 SERVES = re.compile(r"<!-- serves: (\w+) -->")
 #: The URL at which a server is found, by its fixture.
-URLS = {"postgresql": postgresql_url}
+URLS = {"mongod": mongodb_url, "postgresql": postgresql_url}
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)[^)]*\)")
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from zarrstream.mappings.gridfs_client import Database, Document, Session
 
 T = TypeVar("T")
-#: How many bytes one transaction takes. All of it lies in a part of the server's cache until it ends: where that has the
-#: least size that there is, 256 MB, one value of 15 MiB is refused.
+
+#: How many bytes one transaction takes. All of it lies in a part of the server's cache until it ends: where that has
+#: the least size that there is, 256 MB, one value of 15 MiB is refused.
 TRANSACTION = 8 * MIB
 _FILES_AT_ONCE = 500
 
