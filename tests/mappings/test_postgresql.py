@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
-import psycopg
 import pytest
 import zarr
 
-from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, table  # noqa: F401  # fixtures
+from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
 from tests.services import postgresql_url
 from zarrstream import MappingStore, open_store
 from zarrstream.errors import StoreOptionError

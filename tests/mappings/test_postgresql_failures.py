@@ -12,11 +12,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 import zarr
 
-from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, table  # noqa: F401  # fixtures
+from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
 from tests.services import free_port, postgresql_url
 from zarrstream import (
     MappingStore,

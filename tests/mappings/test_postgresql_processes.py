@@ -12,12 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psycopg
 import pytest
 import zarr
 from zarr.core.buffer import cpu
 
-from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, table  # noqa: F401  # fixtures
+from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
 from tests.processes import METHODS, in_child, run, use_inherited, write_chunks, write_keys
 from tests.services import (
     Server,
@@ -41,6 +40,31 @@ def test_eight_processes_write_five_hundred_chunks_each(mapping: PostgreSQLMappi
     run("fork", write_keys, [(mapping, number, 500) for number in range(8)])
     assert sorted(mapping) == sorted(f"{number}/{index}" for number in range(8) for index in range(500))
     assert all(value == key.encode() for key, value in mapping.items())
+
+
+def test_those_that_make_the_table_at_once_are_all_right(postgresql: Server, table: str) -> None:
+    """PostgreSQL tells all but one of them that there is a duplicate, IF NOT EXISTS or not; nobody hears of it."""
+    failures: list[BaseException] = []
+    for number in range(10):
+        together = threading.Barrier(8)
+
+        def write(key: str, name: str = f"{table}_{number}", together: threading.Barrier = together) -> None:
+            mapping = PostgreSQLMapping(postgresql_url(postgresql), table_name=name)
+            assert key not in mapping
+            together.wait()
+            try:
+                mapping[key] = b"1"
+                assert mapping[key] == b"1"
+            except BaseException as error:  # noqa: BLE001  # told to the test's own thread
+                failures.append(error)
+            mapping.close()
+
+        threads = [threading.Thread(target=write, args=(f"{key}",)) for key in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
 
 
 @pytest.mark.slow
@@ -96,6 +120,19 @@ def test_a_child_that_drops_the_mapping_ends_nothing_of_the_parent(mapping: Post
 
     in_child(work)
     assert session(held[0]) == before
+    held[0].close()
+
+
+def test_a_child_that_drops_a_connection_ends_nothing_of_the_parent(mapping: PostgreSQLMapping) -> None:
+    """One that no pool knows yet: another thread was about to make it."""
+    held = [mapping._session.database.connect(timeout=5, settings={"jit": "off"})]
+
+    def work() -> None:
+        held.clear()
+        gc.collect()
+
+    in_child(work)
+    assert held[0].execute("SELECT 1").fetchone() == (1,)
     held[0].close()
 
 
