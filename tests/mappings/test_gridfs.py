@@ -1,16 +1,17 @@
-"""What GridFS alone has: files that any client reads, pieces, revisions, indexes, batches, and zarr 2's documents."""
+"""What GridFS alone has: files that any client reads, pieces, revisions, batches, and zarr 2's documents."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
 import zarr
 
+from tests.gridfs_buckets import BOTH, behind, bucket_of, counts, fresh_url
 from tests.optional import require
 from tests.services import mongodb_url
 from zarrstream import MappingStore
@@ -26,36 +27,19 @@ pytestmark = pytest.mark.server
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["mongod", "lone_mongod"], ids=["set", "lone"])
+@pytest.fixture(params=BOTH)
 def server(request: pytest.FixtureRequest) -> Server:
-    """A replica set, and a server without transactions."""
-    require("pymongo")
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]  # by name
 
 
 @pytest.fixture
-def name() -> str:
-    return f"t{uuid4().hex}"
+def mapping(server: Server) -> Iterator[GridFSMapping]:
+    yield from bucket_of(server)
 
 
 @pytest.fixture
-def mapping(server: Server, name: str) -> Iterator[GridFSMapping]:
-    from zarrstream.mappings.gridfs import GridFSMapping
-
-    made = GridFSMapping(mongodb_url(server, name), bucket="arrays", array_id="exp")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def database(server: Server, name: str) -> Iterator[Any]:
-    """The driver's own view."""
-    with require("pymongo").MongoClient(mongodb_url(server, name)) as client:
-        yield client[name]
-
-
-def counts(database: Any) -> tuple[int, int]:
-    return database["arrays.files"].count_documents({}), database["arrays.chunks"].count_documents({})
+def database(mapping: GridFSMapping) -> Iterator[Any]:
+    yield from behind(mapping)
 
 
 def test_any_client_reads_a_file_and_we_read_what_it_wrote(mapping: GridFSMapping, database: Any) -> None:
@@ -76,6 +60,22 @@ def test_any_client_reads_a_file_and_we_read_what_it_wrote(mapping: GridFSMappin
     assert [file.read() for file in bucket.find({"filename": "exp/theirs"})] == [b"ours"]
     del mapping["theirs"]
     assert "theirs" not in mapping
+
+
+def test_the_newest_revision_is_ours_else_the_one_with_the_greatest_id(mapping: GridFSMapping, database: Any) -> None:
+    """Whatever ``uploadDate`` says, and of whichever kinds the ids are."""
+    gridfs = require("gridfs")
+    bucket = gridfs.GridFSBucket(database, bucket_name="arrays")
+    for id_, content in ((3, b"three"), (5, b"five"), (4, b"four")):
+        bucket.upload_from_stream_with_id(id_, "exp/k", content)
+    assert (mapping["k"], mapping.size("k"), mapping.read_many(["k"])) == (b"five", 4, {"k": b"five"})
+    bucket.upload_from_stream_with_id({"a": 1}, "exp/k", b"a document")
+    assert (mapping["k"], mapping.read_many(["k"])) == (b"a document", {"k": b"a document"})
+    mapping["k"] = b"ours"
+    bucket.upload_from_stream("exp/k", b"theirs")
+    assert (mapping["k"], mapping.read_many(["k"])) == (b"ours", {"k": b"ours"})
+    mapping["k"] = b"again"
+    assert counts(database) == (1, 1)
 
 
 def test_a_value_under_fifteen_mib_is_one_piece(mapping: GridFSMapping, database: Any) -> None:
@@ -100,77 +100,13 @@ def test_a_chunk_of_64_mb(mapping: GridFSMapping, database: Any) -> None:
     assert counts(database) == (1, 62)
 
 
-def queries(database: Any, work: Any) -> list[dict[str, Any]]:
-    """Return what the server was asked while ``work`` ran."""
-    database["system.profile"].drop()
-    database.command("profile", 2)
-    work()
-    database.command("profile", 0)
-    return [entry for entry in database["system.profile"].find() if "arrays." in entry["ns"]]
-
-
-def test_a_read_is_two_queries_and_a_range_fetches_its_pieces(mapping: GridFSMapping, database: Any) -> None:
-    mapping["small"] = bytes(1000)
-    mapping["large"] = bytes(20 * MIB)
-    for work, pieces in (
-        (lambda: mapping["small"], 1),
-        (lambda: mapping.read("large", MIB - 1, MIB + 1), 2),
-        (lambda: mapping.read("large", -1), 1),
-        (lambda: mapping.read_many(["small", "large"]), 21),
-    ):
-        asked = queries(database, work)
-        assert [entry["op"] for entry in asked if entry["op"] != "getmore"] == ["query", "query"]
-        assert sum(entry["nreturned"] for entry in asked if entry["ns"].endswith("chunks")) == pieces
-
-
-def test_every_question_is_answered_by_an_index(mapping: GridFSMapping, database: Any) -> None:
-    mapping.update_many((f"{name}/c/{number}", b"1") for name in "abc" for number in range(50))
-
-    def work() -> None:
-        mapping["a/c/7"] = b"2"
-        assert mapping["a/c/7"] == b"2"
-        assert mapping.read_many(["a/c/8", "b/c/9"])
-        assert mapping.size("a/c/7") == 1
-        assert mapping.setdefault("new", b"3") == b"3"
-        assert len(mapping) == 151
-        assert "x" not in mapping
-        assert list(mapping.children("")) == ["a", "b", "c", "new"]
-        del mapping["new"]
-        mapping.clear_under("a")
-        assert len(mapping) == 100
-
-    plans = {entry.get("planSummary") for entry in queries(database, work)}
-    assert any("IXSCAN { filename: 1" in str(plan) for plan in plans)
-    assert not any("COLLSCAN" in str(plan) or "regex" in str(plan) for plan in plans)
-
-
-def test_children_are_found_without_visiting_what_is_beneath(mapping: GridFSMapping, database: Any) -> None:
-    """Hundreds of keys under three names are a few pages of 32."""
-    mapping.update_many((f"{name}/c/{number}", b"") for name in "abc" for number in range(300))
-    asked = queries(database, lambda: [list(mapping.children("")), list(mapping.children("b"))])
-    assert sum(entry["nreturned"] for entry in asked) < 200
-    assert sum(entry["keysExamined"] for entry in asked) < 250
-    assert list(mapping.children("")) == ["a", "b", "c"]
-    assert sorted(mapping.children("b/c")) == sorted(map(str, range(300)))
-
-
-def test_a_listing_goes_on_over_many_pages_and_leaves_no_cursor(mapping: GridFSMapping, database: Any) -> None:
-    keys = sorted(f"c/{number}" for number in range(1100))
-    mapping.update_many((key, b"") for key in keys)
-    listing = iter(mapping)
-    assert next(listing) == keys[0]
-    opened = database.client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"]
-    assert opened == 0
-    assert [keys[0], *listing] == keys
-    mapping.clear()
-    assert counts(database) == (0, 0)
-
-
-def test_many_arrays_share_a_bucket(mapping: GridFSMapping, server: Server, name: str) -> None:
+def test_many_arrays_share_a_bucket(mapping: GridFSMapping) -> None:
     """One array's name is no prefix of another's."""
     from zarrstream.mappings.gridfs import GridFSMapping
 
-    others = [GridFSMapping(mongodb_url(server, name), bucket="arrays", array_id=other) for other in ("ex", "exp2", "")]
+    others = [
+        GridFSMapping(mapping._connection.where.url, bucket="arrays", array_id=other) for other in ("ex", "exp2", "")
+    ]
     for made in (mapping, *others):
         made["k"] = made.place.encode()
     assert [list(made) for made in (mapping, *others[:2])] == [["k"]] * 3
@@ -190,12 +126,12 @@ def test_a_file_without_its_pieces_is_corrupt(mapping: GridFSMapping, database: 
             ask()
 
 
-def test_a_batch_is_one_transaction(mongod: Server, name: str) -> None:
+def test_a_batch_is_one_transaction(mongod: Server) -> None:
     """What is invalid in it leaves nothing; a batch over the limit says which were written."""
     from zarrstream.mappings import gridfs_writes
     from zarrstream.mappings.gridfs import GridFSMapping
 
-    mapping = GridFSMapping(mongodb_url(mongod, name), bucket="arrays", array_id="exp")
+    mapping = GridFSMapping(fresh_url(mongod), bucket="arrays", array_id="exp")
     mapping["k"] = b"before"
     fail = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
     with require("pymongo").MongoClient(mongodb_url(mongod)) as client:
@@ -293,10 +229,47 @@ def test_close_ends_the_drivers_threads(mapping: GridFSMapping) -> None:
         time.sleep(0.01)
 
 
+def test_a_dropped_mapping_closes_its_client(server: Server) -> None:
+    """The last of the process that shares it; the others go on with it."""
+    from zarrstream.mappings import gridfs_client
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    url = fresh_url(server)
+    mapping, other = (GridFSMapping(url, array_id=array_id) for array_id in "ab")
+    mapping["k"] = other["k"] = b"1"
+    assert len(gridfs_client._clients) == 1
+    del mapping
+    gc.collect()
+    assert other["k"] == b"1"
+    del other
+    gc.collect()
+    assert not gridfs_client._clients
+
+
+def test_close_among_working_threads_disturbs_none(mapping: GridFSMapping) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for index in range(10):
+                mapping[f"{number}/{index}"] = b"1"
+                assert mapping[f"{number}/{index}"] == b"1"
+        except BaseException as error:  # noqa: BLE001  # told to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        mapping.close()
+    assert not failures
+    assert len(mapping) == 40
+
+
 # -- zarr 2 -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_zarr_2_wrote_opens(server: Server, database: Any, name: str) -> None:
+def test_what_zarr_2_wrote_opens(mapping: GridFSMapping, database: Any) -> None:
     """Documents ``{key, value}`` as its MongoDBStore makes them, and zarr 2's reads what was written here."""
     from zarrstream.mappings.gridfs import GridFSMapping
 
@@ -307,7 +280,7 @@ def test_what_zarr_2_wrote_opens(server: Server, database: Any, name: str) -> No
     )
     for key, value in {".zarray": metadata, "0": np.array([1, 2], "<i4").tobytes()}.items():
         collection.replace_one({"key": key}, {"key": key, "value": value}, upsert=True)
-    mapping = GridFSMapping(mongodb_url(server, name), layout="zarr-v2")
+    mapping = GridFSMapping(mapping._connection.where.url, layout="zarr-v2")
     array = zarr.open_array(MappingStore(mapping), mode="r+")
     np.testing.assert_array_equal(array[:], [1, 2, 0, 0])
     array[2:] = 5

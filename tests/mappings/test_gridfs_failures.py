@@ -120,6 +120,34 @@ def test_the_first_attempt_of_setdefault_is_recognised(mapping: GridFSMapping, d
     assert attempts == [True]
 
 
+def test_without_transactions_every_step_may_be_done_twice(lone_mongod: Server, name: str) -> None:
+    """An acknowledgement that is lost at any step leaves what was meant, once."""
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    mapping = GridFSMapping(mongodb_url(lone_mongod, name), bucket="arrays", array_id="exp")
+    mapping["before"] = b"1"
+    original = mapping._connection.call
+
+    def twice(work: Any, **options: Any) -> Any:
+        original(work, **options)
+        return original(work, **options)
+
+    mapping._connection.call = twice  # type: ignore[method-assign]
+    mapping["before"] = b"2"
+    mapping["new"] = b"3"
+    assert mapping.setdefault("default", b"4") == b"4"
+    mapping.discard("before")
+    assert dict(mapping) == {"new": b"3", "default": b"4"}
+    with require("pymongo").MongoClient(mongodb_url(lone_mongod)) as client:
+        for collection in ("arrays.files", "arrays.chunks"):
+            assert client[name][collection].count_documents({}) == 2
+        with failing(client, "insert", "update", "delete", closeConnection=True):
+            mapping._connection.call = original  # type: ignore[method-assign]
+            mapping["new"] = b"5"
+    assert mapping["new"] == b"5"
+    mapping.close()
+
+
 def test_a_slow_server_is_a_timeout_and_ends_in_time(mapping: GridFSMapping, driver: Any, name: str) -> None:
     from zarrstream.mappings.gridfs import GridFSMapping
 

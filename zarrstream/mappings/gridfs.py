@@ -60,13 +60,13 @@ class GridFSMapping(ByteMapping):
     a majority of the replica set: it survives kills, power loss and fail-over. On a single server it survives the kill
     and the power loss of that. Reads go to the primary.
 
-    **Atomicity**: on a replica set or a sharded cluster each call is a transaction, `setdefault`, `pop` and
-    `update_many` included, up to 8 MiB and 500 keys; a larger batch is several, and says which were written. A larger
-    value, and any on a server without transactions, is uploaded without a name and then gets its name in one step. No
-    reader, also of ranges, sees half a value, or none of two. `clear_under` removes 1024 keys at a time; keys are
-    listed in pages: keys written meanwhile may or may not be seen. Which of two versions is newer is counted by
-    the server; clocks do not matter. Among revisions that other clients have uploaded the greatest ``_id`` counts, and
-    what was written here counts before them: it replaces them.
+    **Atomicity**: on a replica set or a sharded cluster each call is a transaction, `setdefault` and `update_many`
+    included (but `pop` is two), up to 8 MiB and 500 keys; a larger batch is several, and says which were written. A
+    larger value, and any on a server without transactions, is uploaded without a name and then gets its name in one
+    step. No reader, also of ranges, sees half a value, or none of two. `clear_under` removes 1024 keys at a time; keys
+    are listed in pages: keys written meanwhile may or may not be seen. Which of two versions is newer is counted by the
+    server; clocks do not matter. Among revisions that other clients have uploaded the greatest ``_id`` counts, and what
+    was written here counts before them: it replaces them.
 
     **A killed process** leaves no piece without its file. What an upload without transactions leaves is removed by the
     next writer, five minutes later.

@@ -27,7 +27,7 @@ VERSION = "metadata.zarrstream"
 #: Until when an upload is believed to be alive, in file documents that have no name yet, or no longer.
 UNTIL = "metadata.zarrstream_until"
 NEWEST = [(VERSION, -1), ("_id", -1)]  # what has no version sorts behind all that have one
-_FIELDS = {"filename": 1, "length": 1, "chunkSize": 1}
+_FIELDS = {"filename": 1, "length": 1, "chunkSize": 1, VERSION: 1}
 NAME_INDEX = [("filename", 1), ("uploadDate", 1)]  # the specification's
 PIECE_INDEX = [("files_id", 1), ("n", 1)]  # the same
 VERSION_INDEX = [("filename", 1), (VERSION, 1)]
@@ -104,7 +104,7 @@ class Files:
     def _read(self, database: Database, name: str, wanted: slice) -> bytes | None:
         before, same = None, 0
         for _ in range(_TRIES):
-            file = self.files(database).find_one({"filename": name}, _FIELDS, sort=NEWEST)
+            file = self._newest(database, name)
             if file is None:
                 return None
             start, stop, _ = wanted.indices(file["length"])
@@ -126,11 +126,20 @@ class Files:
             f"the file {name!r} in {self.connection.place} is replaced faster than it can be read: try again"
         )
 
+    def _newest(self, database: Database, name: str) -> Document | None:
+        # Without an order: the server would plan and sort each time what is one document nearly always.
+        found = list(self.files(database).find({"filename": name}, _FIELDS))
+        try:
+            return max(found, key=_order, default=None)
+        except TypeError:  # others' ids, of several kinds: the server has an order for these
+            return self.files(database).find_one({"filename": name}, _FIELDS, sort=NEWEST)
+
     def _pieces(self, database: Database, file: Document, start: int, stop: int) -> list[Document]:
         first, last = start // file["chunkSize"], (stop - 1) // file["chunkSize"]
         number: Any = first if first == last else {"$gte": first, "$lte": last}
         wanted = {"files_id": file["_id"], "n": number}
-        return list(self.chunks(database).find(wanted, {"_id": 0, "n": 1, "data": 1}).sort("n", 1))
+        found = self.chunks(database).find(wanted, {"_id": 0, "n": 1, "data": 1})
+        return list(found if first == last else found.sort("n", 1))
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those names that are there, 500 with two queries."""
@@ -158,9 +167,7 @@ class Files:
 
     def size(self, name: str) -> int | None:
         """Return a file's length in bytes; None where there is no such file."""
-        file = self.connection.call(
-            lambda database: self.files(database).find_one({"filename": name}, {"length": 1}, sort=NEWEST)
-        )
+        file = self.connection.call(lambda database: self._newest(database, name))
         return None if file is None else int(file["length"])
 
     def existing(self, names: list[str]) -> set[str]:
@@ -184,6 +191,11 @@ class Files:
             return [file["filename"] for file in found.sort("filename", 1).limit(limit).batch_size(limit + 1)]
 
         return self.connection.call(page)
+
+
+def _order(file: Document) -> tuple[int, Any]:
+    """Return what the newest version has most of, as in `NEWEST`."""
+    return file.get("metadata", {}).get("zarrstream", 0), file["_id"]
 
 
 def _joined(file: Document, start: int, stop: int, pieces: list[Document]) -> bytes | None:
