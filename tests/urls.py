@@ -26,6 +26,7 @@ def postgresql_user_url(server: Server) -> str:
     user = f"u{uuid4().hex}"
     with require("psycopg").connect(postgresql_url(server), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {user} LOGIN; CREATE SCHEMA AUTHORIZATION {user}")
+        connection.execute(f"ALTER ROLE {user} SET search_path = {user}")  # not the tables of other tests
     return postgresql_url(server, user)
 
 
