@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zarrstream.mappings.gridfs import GridFSMapping
 
 pytestmark = pytest.mark.server
+_KINDS = ("files", "chunks")
 
 
 @pytest.fixture
@@ -201,7 +202,10 @@ def test_passwords_and_roles() -> None:
         writer = GridFSMapping(f"mongodb://root:hushhush{at}")
         writer["k"] = b"1"
         with pymongo.MongoClient(f"mongodb://root:hushhush{at}") as client:
-            for user, roles in (("reader", [{"role": "read", "db": "db"}]), ("nobody", [])):
+            find = [{"resource": {"db": "db", "collection": f"fs.{kind}"}, "actions": ["find"]} for kind in _KINDS]
+            client.db.command({"createRole": "finder", "privileges": find, "roles": []})
+            finder = [{"role": "finder", "db": "db"}]
+            for user, roles in (("reader", [{"role": "read", "db": "db"}]), ("nobody", []), ("finder", finder)):
                 client.admin.command({"createUser": user, "pwd": "hushhush", "roles": roles})
         for user, ask in (
             ("root:hush-wrong", lambda made: made["k"]),
@@ -222,6 +226,10 @@ def test_passwords_and_roles() -> None:
         assert reader.mapping["k"] == b"1"  # type: ignore[attr-defined]  # a MappingStore
         assert "absent" not in reader.mapping  # type: ignore[attr-defined]
         reader.close()
+        narrow = GridFSMapping(f"mongodb://finder:hushhush{at}")  # who may not even list collections
+        assert narrow["k"] == b"1"
+        assert ("absent" in narrow, list(narrow)) == (False, ["k"])
+        narrow.close()
         writer.close()
         server.stop()
 

@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from zarrstream.errors import StoreAccessError
 from zarrstream.mappings.gridfs_errors import passes, translated
 
 if TYPE_CHECKING:
@@ -195,7 +196,10 @@ class Connection:
     def identity(self, collection: str) -> str | None:
         """Return what tells a collection from any other one of its name; None where there is none."""
         which = {"name": collection}
-        found = self.call(lambda database: list(database.list_collections(filter=which)))
+        try:
+            found = self.call(lambda database: list(database.list_collections(filter=which)))
+        except StoreAccessError:
+            return "unknown"  # a user may be allowed to read the files and nothing else
         return None if not found else str(found[0].get("info", {}).get("uuid", "there"))
 
     @contextmanager
