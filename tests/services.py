@@ -222,11 +222,7 @@ def redis_server() -> Iterator[Server]:
 def mongod() -> Iterator[Server]:
     """A real mongod: a replica set of one, so that transactions work."""
     with data_folder() as folder:
-        server = mongod_server(folder, "--replSet", "rs0", "--oplogSize", "64")
-        with require("pymongo").MongoClient("127.0.0.1", server.port, directConnection=True) as client:
-            member = {"_id": 0, "host": f"127.0.0.1:{server.port}"}
-            client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-        writable(server)
+        server = replica_set(folder)
         yield server
         server.stop()
 
@@ -239,6 +235,16 @@ def lone_mongod() -> Iterator[Server]:
         server = mongod_server(folder)
         yield server
         server.stop()
+
+
+def replica_set(folder: Path) -> Server:
+    """Start a mongod that is a replica set of one."""
+    server = mongod_server(folder, "--replSet", "rs0", "--oplogSize", "64")
+    with require("pymongo").MongoClient("127.0.0.1", server.port, directConnection=True) as client:
+        member = {"_id": 0, "host": f"127.0.0.1:{server.port}"}
+        client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+    writable(server)
+    return server
 
 
 def mongod_server(folder: Path, *options: str) -> Server:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import import_time
+from tests.benchmarks import import_time, stores
 from tests.benchmarks.measure import WAYS, WrongValuesError, measure
 from tests.benchmarks.required import REQUIRED
 from tests.benchmarks.ways import Way
@@ -20,6 +20,7 @@ from tests.benchmarks.works import KIB, Work, every_work
 if TYPE_CHECKING:
     from tests.benchmarks.sites import Site
     from tests.benchmarks.ways import Run, Use
+    from tests.services import Server
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,20 @@ def test_the_quick_benchmark_runs_every_row(tmp_path: Path) -> None:
         assert {"zarrstream", "zarr whole"} <= set(row["ways"])
         assert row["name"] in printed
     assert {path.name for path in tmp_path.glob("*.svg")} == ({"peers.svg", "chunk_size.svg"} if plots else set())
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_every_store_is_measured_beside_its_client(
+    mongod: Server, postgresql: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each store gets and puts both sizes, as its bare client does, and each is a line of the table."""
+    stores.main(["--quick", "--json", str(tmp_path / "result.json")])
+    rows = json.loads((tmp_path / "result.json").read_text())
+    assert {row["store"] for row in rows} == stores.REQUIRED.keys()
+    assert len(rows) == 4 * len(stores.REQUIRED)
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+    assert all(row["ratio"] == row["bare"] / row["ours"] > 0 for row in rows)
 
 
 def test_every_required_ratio_belongs_to_a_row_and_a_way() -> None:
