@@ -164,6 +164,7 @@ def test_a_slow_server_is_a_timeout_and_ends_in_time(mapping: GridFSMapping, dri
 
 def test_a_server_that_is_gone_is_unavailable() -> None:
     """In the middle, and from the start; and it is used again when it is back. What it had acknowledged is there."""
+    require("pymongo")
     from tests.services import listens
     from zarrstream.mappings.gridfs import GridFSMapping
 
@@ -190,9 +191,9 @@ def test_a_server_that_is_gone_is_unavailable() -> None:
 
 def test_passwords_and_roles() -> None:
     """A wrong password, none, and a user who may only read: said without saying the password."""
+    pymongo = require("pymongo")
     from zarrstream.mappings.gridfs import GridFSMapping
 
-    pymongo = require("pymongo")
     with data_folder() as folder:
         server = mongod_server(folder, "--auth")
         root = {"user": "root", "pwd": "hushhush", "roles": ["root"]}
