@@ -230,7 +230,6 @@ def mongod() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def lone_mongod() -> Iterator[Server]:
     """A real mongod that is no replica set, and so has no transactions."""
-    require("pymongo")
     with data_folder() as folder:
         server = mongod_server(folder)
         yield server
@@ -248,7 +247,8 @@ def replica_set(folder: Path) -> Server:
 
 
 def mongod_server(folder: Path, *options: str) -> Server:
-    """Start a mongod whose data are in a folder."""
+    """Start a mongod whose data are in a folder; without a client nobody could ask it."""
+    require("pymongo")
     command = [str(MONGOD.path()), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", "{port}", *options]
     command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--quiet"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false", "--setParameter", "enableTestCommands=1"]
