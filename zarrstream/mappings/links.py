@@ -21,6 +21,11 @@ class Closable(Protocol):
 C = TypeVar("C", bound=Closable)
 
 
+# In garbage that holds link and connection Python may end the connection first, which says that nobody closed it
+# (sqlite3 does from Python 3.13 on). What is in here is no garbage: its link closes it.
+_open: set[Any] = set()
+
+
 class Link(Generic[C]):
     """One thread's connection, under the lock that its thread holds for as long as it works.
 
@@ -50,6 +55,12 @@ class Link(Generic[C]):
         connection, self.connection, self.writable = self.connection, None, False
         if connection is not None:
             connection.close()
+            _open.discard(connection)
+
+    def keep(self, connection: C) -> None:
+        """Take a connection over, until `close`. The caller holds the lock."""
+        self.connection = connection
+        _open.add(connection)
 
     def __del__(self) -> None:
         # The thread has ended, or the mapping is gone: nobody else can hold the lock.

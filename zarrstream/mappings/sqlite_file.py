@@ -154,7 +154,8 @@ class SQLiteFile:
                 raise
             connection, identity = self._open("mode=ro&immutable=1", create=False), version
         if connection is not None:
-            link.connection, link.identity = connection, identity
+            link.keep(connection)
+            link.identity = identity
             self.seen |= not create  # where the table may yet have to be made, it was not looked for
         elif seen:
             raise StoreUnavailableError(f"the table 'zarr' of the SQLite database {self.path!r} is gone: restore it")
