@@ -246,6 +246,35 @@ def test_a_dropped_mapping_closes_its_client(server: Server) -> None:
     assert not gridfs_client._clients
 
 
+def test_no_mapping_gets_a_client_that_garbage_closes_at_that_moment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected wherever Python likes: also between the look for a client and the counting of its user."""
+    from zarrstream.mappings import gridfs_client
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    url = fresh_url(server)
+    dropped = GridFSMapping(url, array_id="dropped")
+    dropped["k"] = b"1"
+    last: list[Any] = [dropped]
+    del dropped
+
+    class Collecting(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            found = super().get(key, default)
+            last.clear()
+            gc.collect()
+            return found
+
+    clients = gridfs_client._clients
+    monkeypatch.setattr(gridfs_client, "_clients", Collecting(clients))
+    clients.clear()
+    mapping = GridFSMapping(url, array_id="dropped")
+    assert mapping["k"] == b"1"
+    mapping.close()
+    assert not gridfs_client._clients
+
+
 def test_close_among_working_threads_disturbs_none(mapping: GridFSMapping) -> None:
     failures: list[BaseException] = []
 

@@ -74,7 +74,8 @@ _clients: dict[tuple[Any, ...], _Client] = {}
 # What a fork brought: never used here, and never closed, nor collected, which would say good-bye in the parent's name.
 _inherited: list[_Client] = []
 
-# under it, least of all the start of a client's threads, in which garbage is collected as well.
+# Re-entrant, since a mapping that becomes garbage is counted off at any moment, and by a thread that holds it. Nothing
+# slow is done under it, least of all the start of a client's threads, in which garbage is collected as well.
 _guard = threading.RLock()
 
 
@@ -91,11 +92,15 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 
 def _take(key: tuple[Any, ...]) -> _Client:
     with _guard:
-        client = _clients.get(key)
-        if client is None:
-            client = _clients[key] = _Client(key)
-        client.count += 1
-        return client
+        while True:
+            client = _clients.get(key)
+            if client is None:
+                client = _clients[key] = _Client(key)
+            client.count += 1
+            # Between the look and the count, garbage may have been collected in this thread, which the guard lets in:
+            # the last who counted on the client, and closed it.
+            if _clients.get(key) is client:
+                return client
 
 
 def _leave(client: _Client) -> None:
