@@ -12,15 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 from zarrstream.errors import StoreUnavailableError
-from zarrstream.mappings.base import level
+from zarrstream.mappings.nodes import SeenNodes, documents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-#: The documents by which zarr, 2 and 3, tells what is at a path.
-METADATA = ("zarr.json", ".zarray", ".zgroup")
-_METADATA_KEYS = frozenset({*METADATA, ".zattrs", ".zmetadata"})
-_NODES = 10_000  # whose metadata are remembered: more are opened by nobody at once
 _SECONDS = 1.0  # between two looks of a writer, which is told where it writes by each of its reads anyway
 
 
@@ -43,7 +39,7 @@ class Sight:
         self._place = place
         self._existing = existing
         self._ask_identity = identity
-        self._nodes: dict[str, None] = {}
+        self._nodes = SeenNodes()
         self._identity: str | None = None
         self._looked = float("-inf")
         self._probes = _Probes()
@@ -55,34 +51,27 @@ class Sight:
     def restore(self, state: tuple[str | None, tuple[str, ...]]) -> None:
         """Take over what another mapping has seen."""
         self._identity, nodes = state
-        self._nodes = dict.fromkeys(nodes)
+        self._nodes = SeenNodes(nodes)
 
     def forget(self) -> None:
         """Begin anew: a place that is empty then is empty."""
-        self._identity, self._nodes, self._looked = None, {}, float("-inf")
+        self._identity, self._nodes, self._looked = None, SeenNodes(), float("-inf")
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 
     def saw(self, key: str) -> None:
         """Remember that a key is there."""
-        path, _, name = key.rpartition("/")
-        if name in METADATA and path not in self._nodes:
-            while len(self._nodes) >= _NODES:
-                self._nodes.pop(next(iter(self._nodes)), None)
-            self._nodes[path] = None
+        self._nodes.saw(key)
         if self._identity is None:
             self._identity = self._ask_identity()
 
     def removed(self, key: str) -> None:
         """Forget a node that this mapping itself has removed."""
-        path, _, name = key.rpartition("/")
-        if name in METADATA:
-            self._nodes.pop(path, None)
+        self._nodes.removed(key)
 
     def removed_under(self, path: str) -> None:
         """Forget the nodes beneath a path, and the one at it."""
-        for node in [node for node in list(self._nodes) if node == path or node.startswith(level(path))]:
-            self._nodes.pop(node, None)
+        self._nodes.removed_under(path)
 
     def look(self) -> None:
         """Make sure, once a second, that what is written goes where it went before."""
@@ -100,7 +89,7 @@ class Sight:
         StoreUnavailableError
             The place is lost: the metadata of the node that a key belongs to, or the collection, was there and is not.
         """
-        nodes = {node for key in keys for node in [self._node_of(key)] if node is not None}
+        nodes = {node for key in keys for node in [self._nodes.node_of(key)] if node is not None}
         lost = self._probes.join(nodes, self._probe)
         if lost & nodes:
             node = min(lost & nodes)
@@ -109,16 +98,9 @@ class Sight:
                 f"Restore them, or close() the store to begin anew"
             )
 
-    def _node_of(self, key: str) -> str | None:
-        """Return the nearest node above a chunk's key whose metadata have been seen; None for metadata themselves."""
-        path, _, name = key.rpartition("/")
-        if name in _METADATA_KEYS:
-            return None  # nobody takes it for a fill value, and whoever makes a node looks for it first
-        return next((node for node in _upwards(path) if node in self._nodes), None)
-
     def _probe(self, nodes: set[str]) -> set[str]:
         """Return the nodes that are lost, of those that somebody waits for."""
-        names = {f"{level(node)}{name}": node for node in nodes for name in METADATA}
+        names = {key: node for node in nodes for key in documents(node)}
         lost = nodes - {names[key] for key in self._existing(list(names))} if nodes else set()
         if lost or not nodes:
             self._same_collection()
@@ -178,11 +160,3 @@ class _Flight:
         self.found: set[str] = set()
         self.over = False
         self.failure: Exception | None = None
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """Yield a path and those above it, the root last."""
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-    yield ""
