@@ -1,0 +1,163 @@
+"""The seam to OpenTelemetry: the only file that imports it, and only where somebody set a provider.
+
+zarrstream sets none itself. What is told is in `zarrstream.signals`. `sight` answers whether anybody listens: streams
+ask once for each pass, and where nobody does they run without a line of this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from zarrstream import signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from opentelemetry.trace import Tracer
+
+_NAME = "zarrstream"
+# The API loads the provider that one of these names when it is first asked for it.
+_ASKED_FOR = {"OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"} & os.environ.keys()
+_NOBODY = {"NoOpMeterProvider", "_ProxyMeterProvider"}  # by name: the second class is private
+
+
+class Note:
+    """What the calls below a chunk or a store's operation have to say of it.
+
+    Attributes
+    ----------
+    attempts : int
+        How often it was tried.
+    cache_hit : bool or None
+        Whether a cache had it; None where none was asked.
+    """
+
+    __slots__ = ("attempts", "cache_hit")
+
+    def __init__(self) -> None:
+        self.attempts = 1
+        self.cache_hit: bool | None = None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What of it is worth an attribute."""
+        found: dict[str, Any] = {}
+        if self.attempts > 1:
+            found["zarrstream.attempts"] = self.attempts
+        if self.cache_hit is not None:
+            found["zarrstream.cache.hit"] = self.cache_hit
+        return found
+
+
+_note: ContextVar[Note | None] = ContextVar("zarrstream_note", default=None)
+
+
+@contextmanager
+def noting(note: Note) -> Iterator[Note]:
+    """Have `retried` and `cache_asked` note what they are told, in this context and in copies of it."""
+    token = _note.set(note)
+    try:
+        yield note
+    finally:
+        _note.reset(token)
+
+
+def retried(operation: str, system: str) -> None:
+    """Count an attempt after the first, and note it on the chunk or operation that is under way.
+
+    Parameters
+    ----------
+    operation : str
+        What is tried again: ``"get"``, ``"set"``, …
+    system : str
+        The kind of store: ``"s3"``, ``"mongodb"``, …
+    """
+    if (note := _note.get()) is not None:
+        note.attempts += 1
+    if _api("metrics") is not None:
+        _instruments()[signals.RETRIES](1, {"zarrstream.store.operation": operation, "zarrstream.store": system})
+
+
+def cache_asked(hit: bool) -> None:  # noqa: FBT001  # the one thing that it says
+    """Count what a cache was asked for, and note it on the chunk or operation that is under way."""
+    if (note := _note.get()) is not None:
+        note.cache_hit = hit
+    if _api("metrics") is not None:
+        _instruments()[signals.CACHE_REQUESTS](1, {"zarrstream.cache.hit": hit})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Who listens.
+
+    Attributes
+    ----------
+    tracer : Tracer or None
+        What makes spans, where a tracer provider is set.
+    meters : mapping or None
+        What takes a value and its attributes, by the metric's name, where a meter provider is set.
+    """
+
+    tracer: Tracer | None
+    meters: Mapping[str, Callable[..., None]] | None
+
+
+def sight() -> Sight | None:
+    """Return who listens; None where nobody does. It costs up to two microseconds: ask once for each stream."""
+    tracer, meters = _tracer(), _meters()
+    return None if tracer is None and meters is None else Sight(tracer, meters)
+
+
+def _tracer() -> Tracer | None:
+    if (trace := _api("trace")) is None:
+        return None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    tracer = provider.get_tracer(_NAME, _version(), signals.SCHEMA_URL)
+    return None if isinstance(tracer, trace.NoOpTracer) else tracer
+
+
+def _meters() -> Mapping[str, Callable[..., None]] | None:
+    metrics = _api("metrics")
+    if metrics is None or type(metrics.get_meter_provider()).__name__ in _NOBODY:
+        return None
+    return _instruments()
+
+
+def _api(name: str) -> Any:  # noqa: ANN401  # a module
+    """Return a module of the API; None where nobody imported it, so that nobody can have set a provider."""
+    module = sys.modules.get(f"opentelemetry.{name}")
+    return import_module(f"opentelemetry.{name}") if module is None and _ASKED_FOR else module
+
+
+@cache
+def _instruments() -> Mapping[str, Callable[..., None]]:
+    """Make the instruments, once; the API's own stand-ins turn into real ones when a provider is set."""
+    from opentelemetry import metrics
+
+    meter = metrics.get_meter(_NAME, _version(), schema_url=signals.SCHEMA_URL)
+    made: dict[str, Callable[..., None]] = {}
+    for metric in signals.METRICS:
+        if metric.instrument == "histogram":
+            histogram = meter.create_histogram(
+                metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=signals.SECONDS
+            )
+            made[metric.name] = histogram.record
+        else:
+            counter = getattr(meter, f"create_{metric.instrument}")(metric.name, metric.unit, metric.brief)
+            made[metric.name] = counter.add
+    return made
+
+
+@cache
+def _version() -> str:
+    return version("zarrstream")
