@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["pytester", "tests.leaks", "tests.services"]
+pytest_plugins = ["pytester", "tests.leaks", "tests.cloud_services", "tests.services"]
 
 # No deadline: the machine is shared, and a slow example is no wrong one.
 settings.register_profile("quick", max_examples=25, deadline=None)

@@ -14,7 +14,8 @@ import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, mongodb_url, postgresql_url, servers
+from tests.programs import marks, servers
+from tests.services import mongodb_url, postgresql_url
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.foreign import ForeignMapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
     from pathlib import Path
 
-    from tests.services import Server
+    from tests.programs import Server
 
 #: The statement by which zarr 2.18's SQLiteStore makes its table. (tests/mappings/data/v2.db is a file that it wrote.)
 V2_TABLE = "CREATE TABLE IF NOT EXISTS zarr(k TEXT PRIMARY KEY, v BLOB)"

@@ -13,7 +13,7 @@ from tests.services import mongodb_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
     from zarrstream.mappings.gridfs import GridFSMapping
 
 #: The fixtures of a replica set, and of a server without transactions.

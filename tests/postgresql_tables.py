@@ -19,7 +19,7 @@ from zarrstream.mappings.postgresql import PostgreSQLMapping  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.benchmarks.works import KIB, Work, every_work
 if TYPE_CHECKING:
     from tests.benchmarks.sites import Site
     from tests.benchmarks.ways import Run, Use
-    from tests.services import Server
+    from tests.programs import Server
 
 ROOT = Path(__file__).parents[1]
 

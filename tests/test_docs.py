@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.optional import require
-from tests.services import marks, mongodb_url, postgresql_url, servers
+from tests.programs import marks, servers
+from tests.services import mongodb_url, postgresql_url
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

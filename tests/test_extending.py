@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.services import Server
+    from tests.programs import Server
 
 ROOT = Path(__file__).parents[1]
 FILES = ("pyproject.toml", "zarrstream_redis.py", "test_zarrstream_redis.py")

@@ -12,13 +12,14 @@ import pytest
 
 from tests.leaks import unique_name
 from tests.optional import require
-from tests.services import marks, mongodb_url, postgresql_url, servers
+from tests.programs import marks, servers
+from tests.services import mongodb_url, postgresql_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.services import Server
+    from tests.programs import Server
 
 
 def postgresql_user_url(server: Server) -> str:

@@ -1,7 +1,8 @@
 """Gets and puts through each store, beside the same by its bare client, in turns in one process.
 
 ``python -m tests.benchmarks.stores [--json FILE]``. Servers are started as the tests start them; what is not installed
-is left out. Every place has grown before the clock starts: the first writer would pay for all.
+is left out. Every place has grown before the clock starts: the first writer would pay for all. No put repeats the value
+that is there: SQLite would see that, and write nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.services import (
-    Server,
-    data_folder,
-    mongodb_url,
-    postgresql_server,
-    postgresql_url,
-    postgresql_user,
-    replica_set,
-)
+from tests.programs import Server, data_folder
+from tests.services import mongodb_url, postgresql_server, postgresql_url, postgresql_user, replica_set
 from zarrstream import open_store
 
 if TYPE_CHECKING:
@@ -154,26 +148,28 @@ def measure(name: str, *, rounds: int = ROUNDS, calls: dict[int, int] = SIZES) -
         mapping, bare = stack.enter_context(PLACES[name][0](folder))
         ways = {"ours": (mapping.__getitem__, mapping.__setitem__), "bare": (bare.get, bare.put)}
         for size, count in calls.items():
-            value = os.urandom(size)
+            values = [os.urandom(size) for _ in range(2)]
             for _, put in ways.values():
                 for number in range(2 * KEYS):
-                    put(f"c/{number % KEYS}", value)
-            rows += [row(name, verb, size, spent) for verb, spent in both(ways, value, count, rounds).items()]
+                    put(f"c/{number % KEYS}", values[0])
+            rows += [row(name, verb, size, spent) for verb, spent in both(ways, values, count, rounds).items()]
     return rows
 
 
-def both(ways: dict[str, Any], value: bytes, count: int, rounds: int) -> dict[str, dict[str, float]]:
+def both(ways: dict[str, Any], values: list[bytes], count: int, rounds: int) -> dict[str, dict[str, float]]:
     """Return the median microseconds of a get and of a put by each way, in turns."""
     spent: dict[str, dict[str, list[float]]] = {"get": {}, "put": {}}
     for turn in range(rounds):
+        # From where the last turn ended; each pass over the keys writes the other value.
+        numbers = range(turn * count + KEYS, (turn + 1) * count + KEYS)
+        items = [(f"c/{number % KEYS}", values[number // KEYS % 2]) for number in numbers]
         for way in sorted(ways, reverse=bool(turn % 2)):
             get, put = ways[way]
-            keys = [f"c/{number % KEYS}" for number in range(count)]
             start = time.perf_counter()
-            for key in keys:
+            for key, _ in items:
                 get(key)
             middle = time.perf_counter()
-            for key in keys:
+            for key, value in items:
                 put(key, value)
             end = time.perf_counter()
             spent["get"].setdefault(way, []).append((middle - start) / count * 1e6)

@@ -20,7 +20,7 @@ from zarrstream.errors import PartialWriteError, StoreCorruptError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
     from zarrstream.mappings.gridfs import GridFSMapping
 
 pytestmark = pytest.mark.server

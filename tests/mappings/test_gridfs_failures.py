@@ -14,7 +14,8 @@ import pytest
 import zarr
 
 from tests.optional import require
-from tests.services import data_folder, mongod_server, mongodb_url
+from tests.programs import data_folder
+from tests.services import mongod_server, mongodb_url
 from zarrstream import MappingStore, open_store
 from zarrstream.errors import (
     StoreAccessError,
@@ -27,7 +28,7 @@ from zarrstream.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
     from zarrstream.mappings.gridfs import GridFSMapping
 
 pytestmark = pytest.mark.server
@@ -165,7 +166,7 @@ def test_a_slow_server_is_a_timeout_and_ends_in_time(mapping: GridFSMapping, dri
 def test_a_server_that_is_gone_is_unavailable() -> None:
     """In the middle, and from the start; and it is used again when it is back. What it had acknowledged is there."""
     require("pymongo")
-    from tests.services import listens
+    from tests.programs import listens
     from zarrstream.mappings.gridfs import GridFSMapping
 
     with data_folder() as folder:

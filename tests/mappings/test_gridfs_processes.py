@@ -24,7 +24,7 @@ from zarrstream.testing import MappingLaws
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
     from zarrstream.mappings.gridfs import GridFSMapping
 
 pytestmark = pytest.mark.server

@@ -22,7 +22,7 @@ from zarrstream.errors import StoreOptionError
 from zarrstream.mappings import postgresql_sql as sql
 
 if TYPE_CHECKING:
-    from tests.services import Server
+    from tests.programs import Server
 
 # -- without a server -------------------------------------------------------------------------------------------------
 

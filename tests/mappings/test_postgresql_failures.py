@@ -16,7 +16,8 @@ import pytest
 import zarr
 
 from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
-from tests.services import free_port, postgresql_url
+from tests.programs import free_port
+from tests.services import postgresql_url
 from zarrstream import (
     MappingStore,
     StoreAccessError,
@@ -34,7 +35,7 @@ from zarrstream.mappings.postgresql_errors import code, passes, translated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.services import Server
+    from tests.programs import Server
 
 pytestmark = pytest.mark.server
 

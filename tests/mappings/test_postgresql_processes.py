@@ -18,15 +18,8 @@ from zarr.core.buffer import cpu
 
 from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
 from tests.processes import METHODS, in_child, run, use_inherited, write_chunks, write_keys
-from tests.services import (
-    Server,
-    data_folder,
-    postgresql_server,
-    postgresql_standby,
-    postgresql_url,
-    postgresql_user,
-    serve_postgresql,
-)
+from tests.programs import Server, data_folder
+from tests.services import postgresql_server, postgresql_standby, postgresql_url, postgresql_user, serve_postgresql
 from zarrstream import MappingStore, StoreUnavailableError
 
 if TYPE_CHECKING:
