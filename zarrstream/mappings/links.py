@@ -39,9 +39,11 @@ class Link(Generic[C]):
         What was at the path when the connection was made: the back end compares it with what is there now.
     writable : bool
         Whether the connection has been prepared for writing.
+    trusted_until : float
+        Until when, by ``time.monotonic``, the back end may read from the connection without a look at the path.
     """
 
-    __slots__ = ("__weakref__", "connection", "identity", "lock", "writable")
+    __slots__ = ("__weakref__", "connection", "identity", "lock", "trusted_until", "writable")
 
     def __init__(self) -> None:
         # Re-entrant: a signal handler may fork or close in the midst of a call of its own thread.
@@ -49,10 +51,11 @@ class Link(Generic[C]):
         self.connection: C | None = None
         self.identity: tuple[int, ...] = ()
         self.writable = False
+        self.trusted_until = 0.0
 
     def close(self) -> None:
         """Close the connection, if there is one. The caller holds the lock."""
-        connection, self.connection, self.writable = self.connection, None, False
+        connection, self.connection, self.writable, self.trusted_until = self.connection, None, False, 0.0
         if connection is not None:
             connection.close()
             _open.discard(connection)

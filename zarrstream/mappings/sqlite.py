@@ -56,7 +56,9 @@ class SQLiteMapping(ByteMapping):
     one version of the value. Listings are read in pages: keys written meanwhile may or may not be seen.
 
     **A lost file**: once the table has been seen, a file that vanishes is `StoreUnavailableError`, here and in every
-    pickled copy; never "empty". `close` forgets what was seen. A file that another one replaces is opened anew.
+    pickled copy; never "empty". `close` forgets what was seen. A file that another one replaces is opened anew. Every
+    write, listing and absent key is decided by a look at the path; a value may be read from the file that was there up
+    to 10 ms ago.
 
     **A read-only folder**: a file in WAL mode is read as it is there, as long as no log lies beside it.
 
@@ -99,11 +101,14 @@ class SQLiteMapping(ByteMapping):
     # -- values -------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> bytes:
-        key = _key(key)
-        row = self._file.call(lambda connection: connection.execute(sql.GET, (key,)).fetchone())
+        row = self._file.glance(key) if type(key) is str else None
+        if row is None:
+            parameters = (_key(key),)
+            row = self._file.call(lambda connection: connection.execute(sql.GET, parameters).fetchone())
         if row is None:
             raise KeyError(key)
-        return self._value(key, row[0])
+        value = row[0]
+        return value if type(value) is bytes else self._value(key, value)
 
     def __setitem__(self, key: str, value: Buffer) -> None:
         row = _key(key), contiguous(value)

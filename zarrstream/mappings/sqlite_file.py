@@ -6,10 +6,10 @@ import os
 import random
 import sqlite3
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zarrstream.errors import StoreCorruptError, StoreUnavailableError
 from zarrstream.mappings import sqlite_sql as sql
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Durability = Literal["full", "normal", "off"]
+#: For how long a value may be read from what is open before the path is looked at again.
+_TRUSTED_SECONDS = 0.01
 
 
 @contextmanager
@@ -66,12 +68,26 @@ class SQLiteFile:
         self._links.close()
         self.seen = False
 
+    def glance(self, key: str) -> tuple[Any] | None:
+        """Return the row that holds a key's value, from what is open; None where a look at the path has to decide."""
+        link = self._links.get()
+        with link.lock:
+            connection = link.connection
+            if connection is not None and (monotonic() < link.trusted_until or self._is_same_file(link)):
+                try:
+                    row: tuple[Any] | None = connection.execute(sql.GET, (key,)).fetchone()
+                except (sqlite3.Error, UnicodeEncodeError):
+                    pass  # the slow way says what it is
+                else:
+                    return row
+        return None
+
     def call(self, work: Callable[[Connection], T], *, write: bool = False, create: bool = False) -> T | None:
         """Run ``work`` on this thread's connection; None where there is no table, and none is to be made.
 
         While SQLite is busy it tries again, for as long as ``busy_timeout``; its other errors become ours at once.
         """
-        deadline = time.monotonic() + self.busy_timeout
+        deadline = monotonic() + self.busy_timeout
         link = self._links.get()
         with link.lock:
             if write:
@@ -82,12 +98,19 @@ class SQLiteFile:
                         connection = self._connection(link, create)
                         return None if connection is None else work(connection)
                     except (sqlite3.Error, OverflowError) as error:
-                        if not passes(error) or time.monotonic() >= deadline:
+                        if not passes(error) or monotonic() >= deadline:
                             raise translated(error, self.path) from error
-                    time.sleep(random.uniform(0.001, 0.010))  # noqa: S311  # so that equals part; no secret
+                    sleep(random.uniform(0.001, 0.010))  # noqa: S311  # so that equals part; no secret
             finally:
                 if write:
                     self._turn.release()
+
+    def _is_same_file(self, link: Link[Connection]) -> bool:
+        """Return whether the link's connection leads to the file at the path, and trust it then."""
+        if self._there() != link.identity:
+            return False
+        link.trusted_until = monotonic() + _TRUSTED_SECONDS
+        return True
 
     def _take_turn(self) -> None:
         if not self._turn.acquire(timeout=self.busy_timeout):
