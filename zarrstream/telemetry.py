@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -21,11 +21,22 @@ from zarrstream import signals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from opentelemetry.trace import Tracer
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
 
 _NAME = "zarrstream"
 # The API loads the provider that one of these names when it is first asked for it.
 _ASKED_FOR = {"OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"} & os.environ.keys()
+_RECORDED = "_zarrstream_recorded"
+_DATABASES = {
+    "lmdb": "lmdb",
+    "mongodb": "mongodb",
+    "mongodb+srv": "mongodb",
+    "postgresql": "postgresql",
+    "shm": "lmdb",
+    "sqlite": "sqlite",
+}
+_OF_ZARR = {"LocalStore": "file", "MemoryStore": "memory", "ZipStore": "zip"}
 _NOBODY = {"NoOpMeterProvider", "_ProxyMeterProvider"}  # by name: the second class is private
 
 
@@ -108,6 +119,105 @@ class Sight:
 
     tracer: Tracer | None
     meters: Mapping[str, Callable[..., None]] | None
+
+    def start(
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        within: Context | None = None,
+        begin: int | None = None,
+        remote: bool = False,
+    ) -> Span | None:
+        """Begin a span; None where nobody takes spans.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        attributes : mapping, optional
+            What is known of it by now.
+        within : Context, optional
+            Where it belongs; default the current context.
+        begin : int, optional
+            Nanoseconds since the epoch, where it began earlier.
+        remote : bool
+            Whether it calls another process.
+        """
+        if self.tracer is None:
+            return None
+        from opentelemetry.trace import SpanKind
+
+        kind = SpanKind.CLIENT if remote else SpanKind.INTERNAL
+        return self.tracer.start_span(name, within, kind, attributes, start_time=begin, record_exception=False)
+
+    def measure(self, metric: str, value: float, attributes: Mapping[str, Any]) -> None:
+        """Give a value to a metric, where somebody takes metrics."""
+        if self.meters is not None:
+            self.meters[metric](value, attributes)
+
+
+@contextmanager
+def under(span: Span | None) -> Iterator[None]:
+    """Make a span the current one; None leaves the one that is."""
+    if span is None:
+        yield
+        return
+    from opentelemetry import trace
+
+    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+        yield
+
+
+def context_of(span: Span | None) -> Context | None:
+    """Return the context in which a span is the current one; None for that of whoever asks."""
+    if span is None:
+        return None
+    from opentelemetry import trace
+
+    return trace.set_span_in_context(span)
+
+
+def fail(span: Span | None, error: BaseException) -> None:
+    """Tell on a span that it failed. An exception is recorded once, on the innermost span that it left."""
+    if span is None or not span.is_recording():
+        return
+    from opentelemetry.trace import Status, StatusCode
+
+    cause = error.__cause__ or error
+    span.set_attribute("error.type", error_type(error))
+    span.set_status(Status(StatusCode.ERROR, str(error)))
+    if not getattr(cause, _RECORDED, False):
+        span.record_exception(cause)
+        with suppress(AttributeError):  # of an exception with slots
+            setattr(cause, _RECORDED, True)
+
+
+def error_type(error: BaseException) -> str:
+    """Return what ``error.type`` says: the class of the exception, or of the one behind it."""
+    found = type(error.__cause__ or error)
+    return found.__qualname__ if found.__module__ == "builtins" else f"{found.__module__}.{found.__qualname__}"
+
+
+def kind_of(store: Any) -> str:  # noqa: ANN401  # of whichever class
+    """Return a store's kind in a word: its scheme, or its class where it has none; wrappers are looked through."""
+    while any(base.__name__ == "WrapperStore" for base in type(store).__mro__):
+        store = store._store  # noqa: SLF001  # zarr's wrappers have no public way to what they wrap
+    name = type(store).__name__
+    system = getattr(store, "fs", None)
+    system = getattr(system, "sync_fs", system)  # fsspec's wrapper of synchronous file systems
+    place = getattr(getattr(system, "mapping", store), "place", None)
+    if place:
+        return str(place).partition(":")[0]
+    if system is not None:
+        return str(system.protocol if isinstance(system.protocol, str) else system.protocol[0])
+    return _OF_ZARR.get(name, name)
+
+
+def database_of(store: object) -> dict[str, str]:
+    """Return which database a store lies in, as an attribute; nothing where it lies in none."""
+    kind = kind_of(store)
+    return {"db.system.name": _DATABASES[kind]} if kind in _DATABASES else {}
 
 
 def sight() -> Sight | None:

@@ -19,7 +19,8 @@ from zarrstream.streaming.faces import OnLoop, await_on, lives_here
 from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.reading import Skipped
-from zarrstream.streaming.window import WAIT, LoopInbox
+from zarrstream.streaming.sight import observer_of
+from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.write import plan_of
 from zarrstream.streaming.writing import END, PUBLISH, Writing
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from zarrstream.streaming.checkpoint import Checkpoint
     from zarrstream.streaming.chunk import Chunk, Slice, WriteReport
+    from zarrstream.streaming.observer import Observer
+    from zarrstream.streaming.window import LoopInbox
+    from zarrstream.streaming.writing import WritePlan
 
 __all__ = ["AsyncStream", "stream_chunks", "stream_slices", "write_stream"]
 
@@ -189,14 +193,21 @@ async def write_stream(
     """Write an iterable or asynchronous iterable into an array; all else is as in `zarrstream.write_stream`."""
     plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
     loop = asyncio.get_running_loop() if lives_here(array) else zarr_loop()
+    with observer_of(plan.codec, "write") as observer, observer.inside():
+        return await _write(plan, observer, loop, _awaited(source))
+
+
+async def _write(
+    plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop, source: AsyncIterator[Any]
+) -> WriteReport:
     record = None
     if plan.checkpoint is not None:
         record = plan.checkpoint.open(plan.codec, await await_on(loop, stored_objects(plan.codec)))
-    inbox = LoopInbox()
+    inbox = observer.loop_inbox()
     try:
-        work = Writing(plan, inbox, loop, record)
+        work = Writing(plan, observer, inbox, loop, record)
         try:
-            await _run(work, inbox, _awaited(source))
+            await _run(work, inbox, source)
         finally:
             await work.window.aclose()
     finally:

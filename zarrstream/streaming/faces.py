@@ -11,6 +11,8 @@ import zarr
 
 from zarrstream.streaming.codec import zarr_loop
 from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.observer import UNWATCHED, Observer
+from zarrstream.streaming.sight import observer_of
 from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Pass(Protocol):
         """Yield items, and `WAIT` where only a finished job can take it on."""
 
 
-Begin: TypeAlias = Callable[[Inbox | LoopInbox, asyncio.AbstractEventLoop], Pass]
+Begin: TypeAlias = Callable[[Observer, Inbox | LoopInbox, asyncio.AbstractEventLoop], Pass]
 
 
 def in_thread(plan: ReadPlan, begin: Begin) -> Generator[Any, None, None]:
@@ -40,22 +42,22 @@ def in_thread(plan: ReadPlan, begin: Begin) -> Generator[Any, None, None]:
     loop = zarr_loop()
     refuse_own_loop(loop)
     process = os.getpid()
-    present = None if plan.include_missing else run_on(loop, stored_objects(plan.codec))
-    inbox = Inbox()
-    work = begin(inbox, loop)
-    try:
-        for item in work.steps(present):
-            if item is WAIT:
-                inbox.wait(work.window.patience())
-                continue
-            yield item
-            if os.getpid() != process:
-                raise RuntimeError(
-                    "this iterator began before a fork, and its threads stayed in the parent: begin anew"
-                )
-    finally:
-        if os.getpid() == process:
-            work.window.close()
+    with observer_of(plan.codec, plan.kind) as observer:
+        with observer.inside():
+            present = None if plan.include_missing else run_on(loop, stored_objects(plan.codec))
+            inbox = observer.inbox()
+            work = begin(observer, inbox, loop)
+        try:
+            for item in work.steps(present):
+                if item is WAIT:
+                    inbox.wait(work.window.patience())
+                    continue
+                yield item
+                if os.getpid() != process:
+                    raise RuntimeError(_FORKED)
+        finally:
+            if os.getpid() == process:
+                work.window.close()
 
 
 class OnLoop:
@@ -74,6 +76,7 @@ class OnLoop:
     def __init__(self, plan: ReadPlan, begin: Begin, *, awaited: bool) -> None:
         self._plan, self._begin, self._awaited = plan, begin, awaited
         self._process = os.getpid()
+        self._observer = UNWATCHED
         self._work: Pass | None = None
         self._steps: Generator[Any, None, None] | None = None
 
@@ -96,27 +99,39 @@ class OnLoop:
                 if item is not WAIT:
                     return item
                 await self._wait()
-        except BaseException:
-            await self.close()
+        except BaseException as error:
+            await self._end(error)
             raise
-        await self.close()
+        await self._end(None)
         raise StopAsyncIteration
 
     async def close(self) -> None:
         """End the pass; a second time does nothing."""
+        await self._end(GeneratorExit())
+
+    async def _end(self, error: BaseException | None) -> None:
         work, self._work = self._work, None
+        observer, self._observer = self._observer, UNWATCHED
         self._steps = iter_nothing()
-        if work is not None and os.getpid() == self._process:
-            await work.window.aclose()
+        if os.getpid() != self._process:
+            return
+        try:
+            if work is not None:
+                await work.window.aclose()
+        finally:
+            observer.end(error)
 
     def __del__(self) -> None:
         if self._work is not None and os.getpid() == self._process:
             self._work.window.stop()
+            self._observer.end(GeneratorExit())
 
     async def _start(self) -> Generator[Any, None, None]:
         loop = asyncio.get_running_loop() if self._awaited else zarr_loop()
-        present = None if self._plan.include_missing else await await_on(loop, stored_objects(self._plan.codec))
-        self._work = self._begin(LoopInbox(), loop)
+        self._observer = observer_of(self._plan.codec, self._plan.kind)
+        with self._observer.inside():
+            present = None if self._plan.include_missing else await await_on(loop, stored_objects(self._plan.codec))
+            self._work = self._begin(self._observer, self._observer.loop_inbox(), loop)
         self._steps = self._work.steps(present)
         return self._steps
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index, Region
     from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.grid import Run
+    from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.shard import ShardLayout
 
     ShardIndex: TypeAlias = npt.NDArray[Any]
@@ -41,6 +42,8 @@ class Loader:
         The array.
     region : tuple of slice
         What is wanted of it; chunks are clipped to it.
+    observer : Observer
+        Who watches.
     requests : int
         How many requests may be under way, where they are awaited.
     cuts_shards : bool
@@ -55,6 +58,7 @@ class Loader:
         self,
         codec: ArrayCodec,
         region: Region,
+        observer: Observer,
         *,
         requests: int,
         cuts_shards: bool,
@@ -63,9 +67,10 @@ class Loader:
     ) -> None:
         self._codec, self._region = codec, region
         self._include_missing, self._writable = include_missing, writable
-        self._decoder = Decoder(codec, region, include_missing=include_missing, writable=writable)
-        self._port: SyncPort | None = sync_port(codec)
-        self._awaited = LoopTransport(codec.array.store, requests)
+        decoder = Decoder(codec, region, include_missing=include_missing, writable=writable)
+        self._decoder = observer.decoder(decoder)
+        self._port: SyncPort | None = observer.port(sync_port(codec))
+        self._awaited = observer.awaited(LoopTransport(codec.array.store, requests))
         self._cuts_shards = cuts_shards
         self._gap = 0 if cuts_shards else GAP_BYTES
         self._turns = Turns() if codec.grid.chunk_nbytes <= SMALL_BYTES else None

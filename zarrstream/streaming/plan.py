@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from zarrstream.streaming.chunk import Progress
 
 if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index
+
+logger = logging.getLogger("zarrstream")
 
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ChunkError], object]
 Filter: TypeAlias = "Callable[[Index], object]"
@@ -94,6 +97,17 @@ def check_on_error(on_error: object) -> None:
         raise ValueError(f"on_error must be 'raise', 'skip' or a callable, not {on_error!r}")
     if not isinstance(on_error, str):
         check_callable("on_error", on_error)
+
+
+def policy_of(on_error: OnError) -> Callable[[ChunkError], object] | None:
+    """What decides about a failed chunk: ``"retry"``, or anything else to skip it; None where it ends the stream."""
+    if on_error == "raise":
+        return None
+    return _skip if on_error == "skip" else on_error
+
+
+def _skip(error: ChunkError) -> None:
+    logger.warning("skipped: %s", error)
 
 
 def check_callable(name: str, value: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
 from zarrstream.streaming.grid import Run
 from zarrstream.streaming.load import Loader
-from zarrstream.streaming.plan import check_callables, check_on_error, cores
-from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
+from zarrstream.streaming.window import WAIT
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
     from zarrstream.streaming.chunk import Index, Region
     from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
     from zarrstream.streaming.presence import Presence
-
-logger = logging.getLogger("zarrstream")
+    from zarrstream.streaming.window import Inbox, LoopInbox
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class ReadPlan:
     on_error: OnError
     writable: bool
     progress: OnProgress | None
+    kind: str = "chunks"
 
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
@@ -63,9 +63,9 @@ class ReadPlan:
         sure = self.filter is None and self.include_missing and self.on_error == "raise"
         return self.codec.grid.count(self.region) if sure else None
 
-    def begin(self, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop) -> Reading:
+    def begin(self, observer: Observer, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop) -> Reading:
         """Start a pass."""
-        return Reading(self, inbox, loop, (self.region,), cuts_shards=False)
+        return Reading(self, observer, inbox, loop, (self.region,), cuts_shards=False)
 
 
 class Reading:
@@ -75,6 +75,8 @@ class Reading:
     ----------
     plan : ReadPlan
         What to read.
+    observer : Observer
+        Who watches.
     inbox : Inbox or LoopInbox
         Where results arrive: for a thread, or for a loop.
     loop : asyncio.AbstractEventLoop
@@ -88,6 +90,7 @@ class Reading:
     def __init__(
         self,
         plan: ReadPlan,
+        observer: Observer,
         inbox: Inbox | LoopInbox,
         loop: asyncio.AbstractEventLoop,
         regions: Iterable[Region],
@@ -99,6 +102,7 @@ class Reading:
         self._loader = Loader(
             plan.codec,
             plan.region,
+            observer,
             requests=limits.requests,
             cuts_shards=cuts_shards or plan.codec.grid.object_nbytes > limits.max_bytes,
             include_missing=plan.include_missing,
@@ -107,10 +111,11 @@ class Reading:
         self._in_threads = self._loader.synchronous
         threads = limits.threads if self._in_threads else min(cores(), limits.requests)
         slots = 2 * threads if self._in_threads else limits.requests + 2 * threads
-        self.window = Window(
+        self._policy = observer.policy(policy_of(plan.on_error))
+        self.window = observer.window(
             self._loader.line(loop),
             inbox,
-            Halt("stop behind" if plan.on_error == "raise" else "go on"),
+            Halt("stop behind" if self._policy is None else "go on"),
             threads=threads,
             slots=slots,
             ahead=4 * slots,
@@ -217,18 +222,15 @@ class Reading:
     def _mend(self, index: Index, failure: Failure) -> Generator[Any, None, None]:
         """Apply the error policy to one chunk."""
         error = self._error(index, failure.error)
-        if self._plan.on_error == "raise":
+        if self._policy is None:
             while not self.window.idle:  # nothing that can end is left in flight when the caller hears of it
                 yield WAIT
                 self._take_in()
             raise error
-        if callable(self._plan.on_error):
-            if self._plan.on_error(error) == "retry":
-                run = Run([index], self._shard_of(index), self._plan.codec.grid.chunk_nbytes)
-                yield from self._await(self._submit(run, 0))
-                return
-        else:
-            logger.warning("skipped: %s", error)
+        if self._policy(error) == "retry":
+            run = Run([index], self._shard_of(index), self._plan.codec.grid.chunk_nbytes)
+            yield from self._await(self._submit(run, 0))
+            return
         yield Skipped(index)
 
     def _error(self, index: Index, cause: BaseException) -> ChunkError:

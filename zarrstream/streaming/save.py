@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.shard import ShardLayout
     from zarrstream.streaming.transport import SyncPort
 
@@ -36,15 +37,19 @@ class Saver:
     ----------
     codec : ArrayCodec
         The array.
+    observer : Observer
+        Who watches.
     requests : int
         How many requests may be under way, where they are awaited.
     """
 
-    def __init__(self, codec: ArrayCodec, requests: int) -> None:
-        self._codec = codec
-        self._port = sync_port(codec)
-        self._awaited = LoopTransport(codec.array.store, requests)
-        small = codec.grid.chunk_nbytes <= SMALL_BYTES and isinstance(self._port, FileTransport)
+    def __init__(self, codec: ArrayCodec, observer: Observer, requests: int) -> None:
+        port = sync_port(codec)
+        self._codec = observer.encoder(codec)
+        self._port: SyncPort | None = observer.port(port)
+        self._awaited = observer.awaited(LoopTransport(codec.array.store, requests))
+        self._files = port if isinstance(port, FileTransport) else None
+        small = codec.grid.chunk_nbytes <= SMALL_BYTES and self._files is not None
         self._turns = Turns() if small else None
 
     @property
@@ -54,7 +59,7 @@ class Saver:
 
     def sweep(self) -> int:
         """Remove what killed writers left behind; returns how many files."""
-        return self._port.sweep() if isinstance(self._port, FileTransport) else 0
+        return 0 if self._files is None else self._files.sweep()
 
     def line(self, loop: asyncio.AbstractEventLoop) -> Line:
         """The stages of a job; ``loop`` is where an awaited store lives."""

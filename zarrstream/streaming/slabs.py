@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from zarrstream.streaming.chunk import Region
+    from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.presence import Presence
     from zarrstream.streaming.window import Inbox, LoopInbox
 
@@ -122,11 +123,11 @@ class SlicePlan:
         low, high = band * self.row, min((band + 1) * self.row, self.stop)
         return self.band_region(max(low, self.starts.start), high)
 
-    def begin(self, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop) -> SliceReading:
+    def begin(self, observer: Observer, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop) -> SliceReading:
         """Start a pass."""
         shards = self.read.codec.grid.shards
         cuts_shards = shards is not None and self.row != shards[self.axis]
-        chunks = Reading(self.read, inbox, loop, map(self.part_of, self.bands()), cuts_shards=cuts_shards)
+        chunks = Reading(self.read, observer, inbox, loop, map(self.part_of, self.bands()), cuts_shards=cuts_shards)
         return SliceReading(self, chunks)
 
 

@@ -121,6 +121,7 @@ def stream_slices(
         on_error=on_error,
         writable=False,
         progress=progress,
+        kind="slices",
     )
     starts = range(low, low if any(part.stop <= part.start for part in wanted) else high, step)
     plan = SlicePlan(read, at, starts, high, thickness, writable)

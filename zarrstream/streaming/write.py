@@ -11,14 +11,18 @@ from zarrstream.streaming.crew import Failure
 from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
-from zarrstream.streaming.window import WAIT, Inbox
+from zarrstream.streaming.sight import observer_of
+from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.writing import END, PUBLISH, WritePlan, Writing
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable, Iterator
 
     from zarrstream.streaming.checkpoint import Writer
     from zarrstream.streaming.chunk import WriteReport
+    from zarrstream.streaming.observer import Observer
+    from zarrstream.streaming.window import Inbox
 
 
 def write_stream(
@@ -102,14 +106,19 @@ def write_stream(
     plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
     loop = zarr_loop()
     refuse_own_loop(loop)
+    with observer_of(plan.codec, "write") as observer, observer.inside():
+        return _write(plan, observer, loop, iter(source))
+
+
+def _write(plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop, source: Iterator[Any]) -> WriteReport:
     record: Writer | None = None
     if plan.checkpoint is not None:
         record = plan.checkpoint.open(plan.codec, run_on(loop, stored_objects(plan.codec)))
-    inbox = Inbox()
+    inbox = observer.inbox()
     try:
-        work = Writing(plan, inbox, loop, record)
+        work = Writing(plan, observer, inbox, loop, record)
         try:
-            _run(work, inbox, iter(source))
+            _run(work, inbox, source)
         finally:
             work.window.close()
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,10 +10,10 @@ from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
 from zarrstream.streaming.chunk import Progress, WriteReport
 from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
 from zarrstream.streaming.gather import Gather
-from zarrstream.streaming.items import Frontier, Item, Piece, parse, pieces_of, whole, whole_chunk
-from zarrstream.streaming.plan import check_callables, check_on_error, cores
+from zarrstream.streaming.items import Item, Piece, parse, pieces_of, whole, whole_chunk
+from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
 from zarrstream.streaming.save import ELIDED, Saver
-from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+from zarrstream.streaming.window import WAIT
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from zarrstream.streaming.checkpoint import Checkpoint, Writer
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
-
-logger = logging.getLogger("zarrstream")
+    from zarrstream.streaming.window import Inbox, LoopInbox
 
 PULL: Final = object()  # what the steps yield to have the source's next item sent in
 PUBLISH: Final = object()  # what the steps yield to have `Writing.publish` called, which may take its time
@@ -62,6 +61,8 @@ class Writing:
     ----------
     plan : WritePlan
         What to write where.
+    observer : Observer
+        Who watches.
     inbox : Inbox or LoopInbox
         Where acknowledgements arrive: for a thread, or for a loop.
     loop : asyncio.AbstractEventLoop
@@ -71,10 +72,15 @@ class Writing:
     """
 
     def __init__(
-        self, plan: WritePlan, inbox: Inbox | LoopInbox, loop: asyncio.AbstractEventLoop, record: Writer | None
+        self,
+        plan: WritePlan,
+        observer: Observer,
+        inbox: Inbox | LoopInbox,
+        loop: asyncio.AbstractEventLoop,
+        record: Writer | None,
     ) -> None:
         limits = plan.limits
-        saver = Saver(plan.codec, limits.requests)
+        saver = Saver(plan.codec, observer, limits.requests)
         saver.sweep()
         threads = limits.threads if saver.synchronous else min(cores(), limits.requests)
         slots = 2 * threads if saver.synchronous else limits.requests + 2 * threads
@@ -85,10 +91,11 @@ class Writing:
         self._plan, self._record = plan, record
         self._listeners = [call for call in (plan.progress, plan.listener) if call is not None]
         self._started = time.monotonic()
-        self.window = Window(
+        self._policy = observer.policy(policy_of(plan.on_error))
+        self.window = observer.window(
             saver.line(loop),
             inbox,
-            Halt("stop all" if plan.on_error == "raise" else "go on"),
+            Halt("stop all" if self._policy is None else "go on"),
             threads=threads,
             slots=slots,
             ahead=slots,
@@ -97,7 +104,7 @@ class Writing:
         )
         self._gather = Gather(plan.codec.grid, singly=not saver.synchronous, max_bytes=limits.max_bytes)
         self._threads = threads
-        self._frontier = Frontier()
+        self._frontier = observer.frontier()
         self._busy: dict[Index, int] = {}
         self._pieces: dict[Job, list[Piece]] = {}
         self._tainted: set[Index] = set()
@@ -280,16 +287,11 @@ class Writing:
     def _mend(self, piece: Piece, failure: Failure) -> Generator[Any, Any, None]:
         """Apply the error policy to one chunk."""
         error = self._error(piece.index, failure.error)
-        on_error = self._plan.on_error
-        if on_error == "raise":
+        if self._policy is None:
             raise error
-        if callable(on_error):
-            answer = on_error(error)
-            if answer == "retry" and not isinstance(error, ChunkTimeoutError):
-                yield from self._send([piece])
-                return
-        else:
-            logger.warning("skipped: %s", error)
+        if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
+            yield from self._send([piece])
+            return
         self._failed += len(piece.items)
         if len(self._errors) < _MOST_ERRORS:
             self._errors.append(error)
