@@ -64,8 +64,8 @@ def test_every_store_is_measured_beside_its_client(
     """Each store gets and puts both sizes, as its bare client does, and each is a line of the table."""
     stores.main(["--quick", "--json", str(tmp_path / "result.json")])
     rows = json.loads((tmp_path / "result.json").read_text())
-    assert {row["store"] for row in rows} == stores.REQUIRED.keys()
-    assert len(rows) == 4 * len(stores.REQUIRED)
+    assert {row["store"] for row in rows} == stores.PLACES.keys()
+    assert len(rows) == 4 * len(stores.PLACES)
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)
     assert all(row["ratio"] == row["bare"] / row["ours"] > 0 for row in rows)
 
