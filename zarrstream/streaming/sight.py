@@ -15,7 +15,7 @@ import zarr
 
 from zarrstream import signals, telemetry
 from zarrstream.errors import ChunkError
-from zarrstream.streaming import watched
+from zarrstream.streaming import watched, watched_window
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Failure
 from zarrstream.streaming.observer import UNWATCHED, Observer
@@ -99,19 +99,19 @@ class StreamSight(Observer):
 
     def inbox(self) -> Inbox:
         """Where finished jobs arrive for a consumer in a thread, watched."""
-        return watched.WatchedInbox(self)
+        return watched_window.WatchedInbox(self)
 
     def loop_inbox(self) -> LoopInbox:
         """Where finished jobs arrive for a consumer on the running loop, watched."""
-        return watched.WatchedLoopInbox(self)
+        return watched_window.WatchedLoopInbox(self)
 
     def window(self, line: Line, inbox: Inbox | LoopInbox, halt: Halt, **limits: Any) -> Window:
         """Make the pass's window, watched."""
-        return watched.WatchedWindow(self, line, inbox, halt, **limits)
+        return watched_window.WatchedWindow(self, line, inbox, halt, **limits)
 
     def frontier(self) -> Frontier:
         """What follows the items of a source, watched."""
-        return watched.WatchedFrontier(self)
+        return watched_window.WatchedFrontier(self)
 
     def port(self, port: SyncPort | None) -> SyncPort | None:
         """What reads and writes in the calling thread, watched."""
@@ -131,7 +131,7 @@ class StreamSight(Observer):
 
     def policy(self, policy: Callable[[ChunkError], object] | None) -> Callable[[ChunkError], object] | None:
         """What decides about a chunk that failed, watched."""
-        return None if policy is None else watched.WatchedPolicy(self, policy)
+        return None if policy is None else watched_window.WatchedPolicy(self, policy)
 
     # -- what they say -------------------------------------------------------------------------------------------------
 
