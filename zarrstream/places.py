@@ -71,8 +71,8 @@ class BackEnd:
         Other names of the same.
     extra : str or None
         The extra of zarrstream that brings its driver; None where it needs none.
-    driver : str or None
-        The module whose presence shows that the driver is installed.
+    drivers : tuple of str
+        The modules of which one has to be installed; none where it needs none.
     target : callable
         From what follows ``scheme://`` to the factory's first argument; `whole` gives it the whole URL.
     """
@@ -82,7 +82,7 @@ class BackEnd:
     factory: str
     aliases: tuple[str, ...] = ()
     extra: str | None = None
-    driver: str | None = None
+    drivers: tuple[str, ...] = ()
     target: Callable[[str], str] = whole
 
 
@@ -95,7 +95,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         "a folder with an LMDB database",
         "zarrstream.mappings.lmdb:LMDBMapping",
         extra="shm",
-        driver="lmdb",
+        drivers=("lmdb",),
         target=file_path,
     ),
     BackEnd(
@@ -103,7 +103,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         "a table in this machine's memory, shared by processes",
         "zarrstream.mappings.shm:SharedMemoryMapping",
         extra="shm",
-        driver="lmdb",
+        drivers=("lmdb",),
         target=table_name,
     ),
     BackEnd(
@@ -112,7 +112,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         "zarrstream.mappings.gridfs:GridFSMapping",
         aliases=("mongodb+srv", "mongo_gridfs"),
         extra="mongodb",
-        driver="pymongo",
+        drivers=("pymongo",),
     ),
     BackEnd(
         "postgresql",
@@ -120,7 +120,30 @@ BUILT_IN: tuple[BackEnd, ...] = (
         "zarrstream.mappings.postgresql:PostgreSQLMapping",
         aliases=("postgres",),
         extra="postgresql",
-        driver="psycopg",
+        drivers=("psycopg",),
+    ),
+    BackEnd(
+        "s3",
+        "a bucket of S3, or of what speaks its language",
+        "zarrstream.stores.remote_places:open_s3",
+        extra="s3",
+        drivers=("s3fs", "obstore"),
+    ),
+    BackEnd(
+        "gs",
+        "a bucket of Google Cloud Storage",
+        "zarrstream.stores.remote_places:open_gcs",
+        aliases=("gcs",),
+        extra="gcs",
+        drivers=("gcsfs",),
+    ),
+    BackEnd(
+        "az",
+        "a container of Azure Blob Storage",
+        "zarrstream.stores.remote_places:open_azure",
+        aliases=("abfs", "azure", "azure_blob"),
+        extra="azure",
+        drivers=("adlfs",),
     ),
     BackEnd("zip", "one zip archive, rewritable", "zarrstream.mappings.zip:ZipMapping", target=file_path),
 )
@@ -230,9 +253,10 @@ def make(
 
 def _load(back_end: BackEnd) -> Callable[..., Any]:
     module, _, name = back_end.factory.partition(":")
-    if back_end.extra is not None and back_end.driver is not None and not is_there(back_end.driver):
+    if back_end.drivers and not any(map(is_there, back_end.drivers)):
         raise MissingExtraError(
-            f"{back_end.scheme}:// needs the package {back_end.driver!r}: pip install 'zarrstream[{back_end.extra}]'"
+            f"{back_end.scheme}:// needs the package {back_end.drivers[0]!r}: "
+            f"pip install 'zarrstream[{back_end.extra}]'"
         )
     try:
         factory: Any = importlib.import_module(module)

@@ -93,7 +93,7 @@ def test_memory_is_what_zarr_opens_under_that_name() -> None:
     ("url", "options", "message"),
     [
         ("sqllite:///x.db", {}, "'sqllite'; did you mean 'sqlite'"),
-        ("nonesuch://x", {}, "Known are file, lmdb, memory, "),
+        ("nonesuch://x", {}, "Known are abfs, az, azure, "),
         ("sqlite:///x.db", {"durabilty": "full"}, "'durabilty'; did you mean 'durability'"),
         ("sqlite:///x.db", {"retry": 3}, "no option 'retry'"),
         ("sqlite:///x.db", {"path": "y.db"}, "no option 'path'"),
@@ -168,7 +168,7 @@ def test_an_entry_point_of_another_package_is_known(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = places.BackEnd("far", "far away", "zarrstream.far:open_far", ("farther",), extra="far", driver="no_such")
+    absent = places.BackEnd("far", "far away", "zarrstream.far:open_far", ("farther",), extra="far", drivers=("no_such",))
     monkeypatch.setattr(places, "BUILT_IN", (*places.BUILT_IN, absent))
     for url in ("far://x", "farther://x", "farther"):
         with pytest.raises(MissingExtraError, match=r"pip install 'zarrstream\[far\]'"):
@@ -190,7 +190,7 @@ def test_what_is_known_is_listed() -> None:
     assert {"file", "lmdb", "memory", "postgresql", "shm", "sqlite", "zip"} <= set(schemes)
     assert all(info.title and (info.installed or info.extra) for info in list_stores())
     assert {info.scheme: info.extra for info in list_stores() if info.extra} == {
-        row.scheme: row.extra for row in places.BUILT_IN if row.driver
+        row.scheme: row.extra for row in places.BUILT_IN if row.drivers
     }
 
 

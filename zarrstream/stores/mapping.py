@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mutable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.stores.transactions import Transactional
+from zarrstream.stores.values import bounds, content
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import BufferPrototype
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,7 +115,7 @@ class MappingStore(Transactional, Store):
         """Return the value of a key, or a range of it; None where the key is absent."""
         self._is_open = True
         try:
-            value = self._bytes[key] if byte_range is None else self._bytes.read(key, *_bounds(byte_range))
+            value = self._bytes[key] if byte_range is None else self._bytes.read(key, *bounds(byte_range))
         except KeyError:
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
@@ -143,7 +144,7 @@ class MappingStore(Transactional, Store):
         """Write a value; when it returns, the value is stored and the caller's buffer is free."""
         self._check_writable()
         self._is_open = True
-        self._bytes[key] = _content(value)
+        self._bytes[key] = content(value)
 
     def delete_sync(self, key: str) -> None:
         """Remove a key if it is there."""
@@ -166,7 +167,7 @@ class MappingStore(Transactional, Store):
         """
         self._check_writable()
         self._is_open = True
-        self._bytes.update_many((key, _content(value)) for key, value in items)
+        self._bytes.update_many((key, content(value)) for key, value in items)
 
     # -- the same, awaited --------------------------------------------------------------------------------------------
 
@@ -191,12 +192,12 @@ class MappingStore(Transactional, Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        _content(value)  # what is no Buffer is told at once
+        content(value)  # what is no Buffer is told at once
         await self._call(self.set_sync, key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await self._call(self._bytes.setdefault, key, _content(value))
+        await self._call(self._bytes.setdefault, key, content(value))
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         self._check_writable()
@@ -256,24 +257,3 @@ class MappingStore(Transactional, Store):
 
 def _restore(store: type[MappingStore], mapping: ByteMapping, read_only: bool) -> MappingStore:  # noqa: FBT001  # pickle
     return store(mapping, read_only=read_only)
-
-
-def _bounds(wanted: ByteRequest) -> tuple[int, int | None]:
-    """Return zarr's request as the half-open range of `ByteMapping.read`."""
-    if isinstance(wanted, RangeByteRequest):
-        return wanted.start, wanted.end
-    if isinstance(wanted, OffsetByteRequest):
-        return wanted.offset, None
-    if isinstance(wanted, SuffixByteRequest):
-        # "-0" is the whole value, and the last 0 bytes are none.
-        return (-wanted.suffix, None) if wanted.suffix else (0, 0)
-    raise TypeError(f"Unexpected byte_range, got {wanted}.")
-
-
-def _content(value: object) -> memoryview:
-    """Return the bytes of a zarr Buffer, without a copy where they are in host memory."""
-    if not isinstance(value, Buffer):
-        raise TypeError(
-            f"MappingStore.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead."
-        )
-    return memoryview(value.as_numpy_array())

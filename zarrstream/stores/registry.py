@@ -134,7 +134,7 @@ def list_stores() -> list[StoreInfo]:
         StoreInfo(
             scheme=scheme,
             title=back_end.title,
-            installed=places.is_there(back_end.driver or back_end.factory.partition(":")[0]),
+            installed=any(map(places.is_there, back_end.drivers or (back_end.factory.partition(":")[0],))),
             extra=back_end.extra,
             aliases=back_end.aliases,
         )

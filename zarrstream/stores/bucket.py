@@ -1,0 +1,70 @@
+"""What a driver of cloud storage has to know: objects under names in one bucket, and whether the bucket answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+
+class Bucket(Protocol):
+    """One bucket or container, by one client, on one event loop.
+
+    Names are whole: nothing is put before them. An object that is absent is `FileNotFoundError`; so may be a bucket
+    that is, which `answer` tells apart. All other errors are the client's own.
+    """
+
+    async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """Return an object's bytes, or a half-open range of them; a negative start counts from the end.
+
+        Raises
+        ------
+        CutShortError
+            Fewer bytes came than the server had promised.
+        """
+
+    async def put(self, name: str, value: Any, *, create: bool = False) -> None:
+        """Store an object; with ``create``, `FileExistsError` where there is one."""
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove objects, whether or not they are there: at most `DELETED_AT_ONCE`."""
+
+    async def size(self, name: str) -> int:
+        """Return how many bytes an object has."""
+
+    def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield the names that begin so, and their sizes, page by page."""
+
+    def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Yield, page by page, what follows ``prefix`` in the names that begin so, up to the next slash."""
+
+    async def answer(self, prefix: str) -> None:
+        """Return if the bucket is there; ``prefix`` is where this user may look."""
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+
+
+#: How many objects `Bucket.delete` takes, as S3's DeleteObjects does.
+DELETED_AT_ONCE = 1000
+
+
+class CutShortError(Exception):
+    """A body that ended before what its head had promised."""
+
+
+def whole(value: Any, promised: int | None) -> Any:
+    """Return a body, if all of it has come."""
+    if promised is not None and len(value) != promised:
+        raise CutShortError(f"{len(value):,} of {promised:,} bytes came")
+    return value
+
+
+def header(start: int, stop: int | None) -> dict[str, str]:
+    """Return the HTTP header of a range, which for a whole object is none (RFC 9110, 14.2)."""
+    if start == 0 and stop is None:
+        return {}
+    if start < 0:
+        return {"Range": f"bytes={start}"}
+    return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}

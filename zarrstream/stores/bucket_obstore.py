@@ -1,0 +1,85 @@
+"""S3 through obstore, whose client is Rust's object_store: fewer options than s3fs, and faster."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import S3Store
+
+from zarrstream.stores.bucket import whole
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from obstore.store import ObjectStore
+
+# Whoever calls us tries again: attempts would multiply.
+_ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=0)}
+
+
+class ObstoreBucket:
+    """A bucket.
+
+    Parameters
+    ----------
+    name : str
+        The bucket, of S3.
+    options : dict
+        Those of `obstore.store.S3Store`.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self._store: ObjectStore = S3Store(name, **{**options, "retry_config": _ONCE})
+
+    async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """Return an object's bytes, or a range of them."""
+        if stop is not None:
+            if stop <= start:
+                await self.size(name)
+                return b""
+            return await obstore.get_range_async(self._store, name, start=start, end=stop)
+        ranged: Any = {"range": {"suffix": -start} if start < 0 else {"offset": start}} if start else None
+        answer = await obstore.get_async(self._store, name, options=ranged)
+        first, last = answer.range
+        return whole(await answer.bytes_async(), last - first)
+
+    async def put(self, name: str, value: Any, *, create: bool = False) -> None:
+        """Store an object."""
+        try:
+            await obstore.put_async(
+                self._store, name, value, mode="create" if create else "overwrite", use_multipart=False
+            )
+        except AlreadyExistsError as error:
+            raise FileExistsError(name) from error
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove objects."""
+        await obstore.delete_async(self._store, list(names))
+
+    async def size(self, name: str) -> int:
+        """Return how many bytes an object has."""
+        return int((await obstore.head_async(self._store, name))["size"])
+
+    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield names and sizes, page by page."""
+        # What obstore takes for a prefix is a folder: the rest of the name is looked for here.
+        folder = prefix.rpartition("/")[0]
+        async for page in obstore.list(self._store, prefix=folder or None):
+            yield [(found["path"], found["size"]) for found in page if found["path"].startswith(prefix)]
+
+    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Yield the names of one level."""
+        found = await obstore.list_with_delimiter_async(self._store, prefix=prefix.rstrip("/") or None)
+        paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
+        yield [path.removeprefix(prefix).rstrip("/") for path in paths if path.startswith(prefix)]
+
+    async def answer(self, prefix: str) -> None:
+        """Return if the bucket is there."""
+        async for _ in obstore.list(self._store, prefix=prefix.rstrip("/") or None, chunk_size=1):
+            return
+
+    async def close(self) -> None:
+        """Nothing is to be closed: the connections are the process's."""

@@ -1,0 +1,121 @@
+"""S3 through s3fs: its sessions, credentials and options; the requests are S3's own, each made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from s3fs import S3FileSystem
+from s3fs.errors import translate_boto_error
+
+from zarrstream.stores.bucket import CutShortError, header, whole
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+_CONNECTIONS = 128  # botocore's ten are one tenth of what a stream may ask for at once
+
+
+class S3Bucket:
+    """A bucket of S3, or of what speaks its language.
+
+    Parameters
+    ----------
+    name : str
+        The bucket.
+    options : dict
+        s3fs's.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self._bucket = name
+        config = dict(options.get("config_kwargs") or {})
+        config.setdefault("max_pool_connections", _CONNECTIONS)
+        # Whoever calls us tries again: attempts would multiply.
+        config["retries"] = {"total_max_attempts": 1, "mode": "standard"}
+        if options.get("endpoint_url"):
+            config.setdefault("s3", {"addressing_style": "path"})
+        own = {**options, "config_kwargs": config, "asynchronous": True, "skip_instance_cache": True}
+        self._system = S3FileSystem(**own)
+
+    async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """Return an object's bytes, or a range of them."""
+        answer = await self._call("get_object", Key=name, **header(start, stop))
+        async with answer["Body"] as body:
+            return whole(await body.read(), answer.get("ContentLength"))
+
+    async def put(self, name: str, value: Any, *, create: bool = False) -> None:
+        """Store an object."""
+        try:
+            await self._call("put_object", Key=name, Body=bytes(value), **({"IfNoneMatch": "*"} if create else {}))
+        except OSError as error:
+            response = getattr(error.__cause__, "response", None) or {}
+            if not create or response.get("Error", {}).get("Code") != "PreconditionFailed":
+                raise
+            raise FileExistsError(name) from error  # s3fs says so for Amazon's answer, and not for MinIO's
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove objects."""
+        if len(names) == 1:
+            await self._call("delete_object", Key=names[0])
+            return
+        objects = [{"Key": name} for name in names]
+        answer = await self._call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        for failure in answer.get("Errors", ()):  # the answer's status is 200 all the same
+            raise translate_boto_error(_RefusedError({"Error": failure}))
+
+    async def size(self, name: str) -> int:
+        """Return how many bytes an object has."""
+        return int((await self._call("head_object", Key=name))["ContentLength"])
+
+    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield names and sizes, page by page."""
+        async for page in self._listing(Prefix=prefix):
+            yield [(found["Key"], found["Size"]) for found in page.get("Contents", ())]
+
+    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Yield the names of one level, page by page."""
+        async for page in self._listing(Prefix=prefix, Delimiter="/"):
+            folders = [found["Prefix"] for found in page.get("CommonPrefixes", ())]
+            names = [found["Key"] for found in page.get("Contents", ())]
+            yield [name.removeprefix(prefix).rstrip("/") for name in (*names, *folders)]
+
+    async def answer(self, prefix: str) -> None:
+        """Return if the bucket is there."""
+        await self._call("list_objects_v2", Prefix=prefix, MaxKeys=1)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        client, self._system._s3 = self._system._s3, None  # noqa: SLF001  # s3fs closes it only where it is synchronous
+        if client is not None:
+            await client.close()
+
+    async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
+        more: dict[str, Any] = {}
+        while True:
+            page = await self._call("list_objects_v2", **options, **more)
+            if "KeyCount" not in page and "IsTruncated" not in page:
+                raise CutShortError("an answer that is no listing")
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def _call(self, method: str, **parameters: Any) -> Any:
+        """Make a request, once: s3fs's own way tries five times, and sleeps after the last as well."""
+        await self._system.set_session()
+        client = await self._system.get_s3(self._bucket)
+        call = getattr(client, method)
+        named = self._system._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters)  # noqa: SLF001  # the options of its users
+        try:
+            return await call(**named)
+        except Exception as error:  # noqa: BLE001  # s3fs knows which
+            raised = translate_boto_error(error)
+            raise raised from (None if raised is error else error)
+
+
+class _RefusedError(Exception):
+    """One object's failure in an answer for many."""
+
+    def __init__(self, response: dict[str, Any]) -> None:
+        super().__init__(response["Error"].get("Message", ""))
+        self.response = response

@@ -1,0 +1,119 @@
+"""One client per event loop and process: none is carried through a fork, or from one loop to another."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+_PATIENCE = 5.0  # seconds that closing may take
+
+
+class Client(Protocol):
+    """What connects, and is closed on the loop where it was made."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+
+
+C = TypeVar("C", bound=Client)
+
+
+class Clients(Generic[C]):
+    """The clients of one store.
+
+    Parameters
+    ----------
+    make : callable
+        Makes one; called on the loop that it is for.
+
+    Notes
+    -----
+    A client ends with its loop: `asyncio.run` closes the asynchronous generators of its loop before the loop itself,
+    and each client is held by one.
+    """
+
+    def __init__(self, make: Callable[[], C]) -> None:
+        self._make = make
+        self._process = os.getpid()
+        self._guard = threading.Lock()
+        self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[C, AsyncGenerator[None, None]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        _every.add(self)
+
+    async def get(self) -> C:
+        """Return the running loop's client."""
+        loop = asyncio.get_running_loop()
+        if _exiting:
+            raise RuntimeError("Python is about to exit: nothing is asked any more")
+        if self._process != os.getpid():
+            self._begin_anew()
+        found = self._made.get(loop)
+        if found is None:
+            client = self._make()
+            held = self._hold(client, loop)
+            await anext(held)  # it never waits: no other task comes between
+            with self._guard:
+                self._made[loop] = found = (client, held)
+        return found[0]
+
+    def close(self) -> None:
+        """Close the clients of all loops; the next `get` makes new ones."""
+        if self._process != os.getpid():
+            return
+        with self._guard:
+            made, self._made = self._made, weakref.WeakKeyDictionary()
+        for loop, (_, held) in list(made.items()):
+            _close_on(loop, held)
+
+    async def _hold(self, client: C, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            with self._guard:
+                if loop in self._made and self._made[loop][0] is client:
+                    del self._made[loop]
+            await client.close()
+
+    def _begin_anew(self) -> None:
+        # What the parent had is kept for good: its end would say good-bye on the parent's connections.
+        _inherited.append(self._made)
+        self._process = os.getpid()
+        self._guard = threading.Lock()
+        self._made = weakref.WeakKeyDictionary()
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None, None]) -> None:
+    """Close a client on its loop, and wait for it, unless that is the loop which runs here."""
+    try:
+        running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if loop is running:
+        _closing.add(task := loop.create_task(held.aclose()))
+        task.add_done_callback(_closing.discard)
+    elif loop.is_running():
+        with suppress(TimeoutError, RuntimeError):  # it stopped meanwhile
+            asyncio.run_coroutine_threadsafe(held.aclose(), loop).result(_PATIENCE)
+
+
+def _close_all() -> None:
+    _exiting.append(True)  # what zarr still has under way would connect again, and leave that open
+    for clients in list(_every):
+        clients.close()
+
+
+_every: weakref.WeakSet[Clients[Any]] = weakref.WeakSet()
+_inherited: list[object] = []
+_exiting: list[bool] = []
+_closing: set[asyncio.Task[None]] = set()  # the loop itself holds no strong reference
+# zarr's loop stops at exit as well, but later, being registered earlier: it would leave sessions open.
+atexit.register(_close_all)
