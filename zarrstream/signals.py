@@ -233,3 +233,8 @@ SPANS: Final = (
         ),
     ),
 )
+
+
+def span_kind(name: str) -> str:
+    """Return which of `SPANS` a span's name belongs to: a store's operations are one kind."""
+    return OPERATION if name.startswith("zarrstream.store.") else name

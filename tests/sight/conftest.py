@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.optional import require
+from tests.sight.conventions import check_metric, check_span
 from zarrstream import telemetry
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
-    """Set providers that keep what they are told, for this test alone."""
+    """Set providers that keep what they are told, for this test alone; all of it has to keep to the conventions."""
     require("opentelemetry.sdk")
     from opentelemetry import metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
@@ -84,7 +85,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", meters)
     telemetry._instruments.cache_clear()
-    yield Seen(exporter, reader)
+    yield (seen := Seen(exporter, reader))
+    for span in seen.spans():
+        if span.name.startswith("zarrstream."):
+            check_span(span)
+    for metric in seen.metrics().values():
+        check_metric(metric)
     telemetry._instruments.cache_clear()
     tracers.shutdown()
     meters.shutdown()
