@@ -62,6 +62,11 @@ class Seen:
             if wanted.items() <= {key.removeprefix("zarrstream."): at for key, at in point}.items()
         )
 
+    def waited(self, who: str) -> float:
+        """Return the seconds that the caller, or the stream, has waited in all."""
+        points = self.metrics()["zarrstream.stream.backpressure.duration"].data.data_points
+        return sum(point.sum for point in points if point.attributes["zarrstream.stream.waiting"] == who)
+
     def _scopes(self) -> list[Any]:
         data = self._reader.get_metrics_data()
         return [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
