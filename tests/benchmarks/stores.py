@@ -38,11 +38,11 @@ REQUIRED = {"SQLite": 0.75, "LMDB": 0.5, "shm": 0.5, "MongoDB": 0.8, "PostgreSQL
 
 
 class Bare(NamedTuple):
-    """A client by itself: what gets a key, what puts a value under one, and what publishes where a put does not."""
+    """A client by itself: what gets a key, what puts a value under one, and what makes a place that has grown ready."""
 
     get: Callable[[str], Any]
     put: Callable[[str, bytes], Any]
-    publish: Callable[[], None] = lambda: None
+    settle: Callable[[], object] = lambda: None
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def archive(folder: Path) -> Iterator[tuple[MutableMapping[str, bytes], Bare]]:
     store: Any = open_store(f"zip:////{folder}/ours.zip")
     client = zipfile.ZipFile(folder / "bare.zip", "a")
 
-    def publish() -> None:
+    def reopen() -> None:
         nonlocal client
         client.close()
         client = zipfile.ZipFile(folder / "bare.zip", "a")
@@ -130,7 +130,7 @@ def archive(folder: Path) -> Iterator[tuple[MutableMapping[str, bytes], Bare]]:
         def put(key: str, value: bytes) -> None:
             client.writestr(key, value)
 
-        yield store.mapping, Bare(get, put, publish)
+        yield store.mapping, Bare(get, put, reopen)
     store.close()
     client.close()
 
@@ -164,6 +164,9 @@ def postgresql(_: Path) -> Iterator[tuple[MutableMapping[str, bytes], Bare]]:
         url = postgresql_url(server)
         with psycopg.connect(url, autocommit=True) as client:
             store: Any = open_store(url, array_id="benchmark")
+            # It would clean up behind one of the two while the other is measured.
+            client.execute("ALTER SYSTEM SET autovacuum = off")
+            client.execute("SELECT pg_reload_conf()")
             client.execute("CREATE TABLE bare(k text PRIMARY KEY, v bytea)")
             client.execute("ALTER TABLE bare ALTER v SET STORAGE EXTERNAL")
             put = "INSERT INTO bare VALUES(%s, %s) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
@@ -171,7 +174,14 @@ def postgresql(_: Path) -> Iterator[tuple[MutableMapping[str, bytes], Bare]]:
             def get(key: str) -> Any:
                 return client.execute("SELECT v FROM bare WHERE k = %s", (key,), binary=True).fetchone()
 
-            yield store.mapping, Bare(get, lambda key, value: client.execute(put, (key, value)))
+            yield (
+                store.mapping,
+                Bare(
+                    get,
+                    lambda key, value: client.execute(put, (key, value)),
+                    lambda: client.execute("VACUUM ANALYZE"),
+                ),
+            )
             store.close()
 
 
@@ -198,7 +208,7 @@ def measure(name: str, *, rounds: int = ROUNDS, calls: dict[int, int] = SIZES) -
                 for number in range(2 * KEYS):
                     put(f"c/{number % KEYS}", values[0])
             mapping.flush()
-            bare.publish()
+            bare.settle()
             rows += [row(name, verb, size, spent) for verb, spent in both(ways, values, count, rounds).items()]
     return rows
 
