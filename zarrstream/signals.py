@@ -14,6 +14,7 @@ STREAM: Final = "zarrstream.stream"
 WAIT: Final = "zarrstream.stream.wait"
 CHUNK_READ: Final = "zarrstream.chunk.read"
 CHUNK_WRITE: Final = "zarrstream.chunk.write"
+STORE: Final = "zarrstream.store"
 OPERATION: Final = "zarrstream.store.operation"
 
 CHUNK_DURATION: Final = "zarrstream.chunk.duration"

@@ -51,11 +51,19 @@ class Note:
         Whether a cache had it; None where none was asked.
     """
 
-    __slots__ = ("attempts", "cache_hit")
+    __slots__ = ("above", "attempts", "cache_hit")
 
     def __init__(self) -> None:
         self.attempts = 1
         self.cache_hit: bool | None = None
+        self.above: Note | None = None
+
+    def __iter__(self) -> Iterator[Note]:
+        """Yield this note and those of what it is a part of."""
+        note: Note | None = self
+        while note is not None:
+            yield note
+            note = note.above
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -74,6 +82,7 @@ _note: ContextVar[Note | None] = ContextVar("zarrstream_note", default=None)
 @contextmanager
 def noting(note: Note) -> Iterator[Note]:
     """Have `retried` and `cache_asked` note what they are told, in this context and in copies of it."""
+    note.above = _note.get()
     token = _note.set(note)
     try:
         yield note
@@ -91,7 +100,7 @@ def retried(operation: str, system: str) -> None:
     system : str
         The kind of store: ``"s3"``, ``"mongodb"``, …
     """
-    if (note := _note.get()) is not None:
+    for note in _note.get() or ():
         note.attempts += 1
     if _api("metrics") is not None:
         _instruments()[signals.RETRIES](1, {"zarrstream.store.operation": operation, "zarrstream.store": system})
@@ -99,7 +108,7 @@ def retried(operation: str, system: str) -> None:
 
 def cache_asked(hit: bool) -> None:  # noqa: FBT001  # the one thing that it says
     """Count what a cache was asked for, and note it on the chunk or operation that is under way."""
-    if (note := _note.get()) is not None:
+    for note in _note.get() or ():
         note.cache_hit = hit
     if _api("metrics") is not None:
         _instruments()[signals.CACHE_REQUESTS](1, {"zarrstream.cache.hit": hit})
@@ -191,6 +200,13 @@ def fail(span: Span | None, error: BaseException) -> None:
         span.record_exception(cause)
         with suppress(AttributeError):  # of an exception with slots
             setattr(cause, _RECORDED, True)
+
+
+def is_absent(error: BaseException | None) -> bool:
+    """Whether an exception says no more than that a key is not there: zarr's stores raise it so."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_absent(inner) for inner in error.exceptions)
+    return isinstance(error, (FileNotFoundError, KeyError))
 
 
 def error_type(error: BaseException) -> str:

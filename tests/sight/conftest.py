@@ -30,6 +30,10 @@ class Seen:
         """Return the ended spans, in that order; of one name, or all."""
         return [span for span in self._exporter.get_finished_spans() if name in ("", span.name)]
 
+    def forget(self) -> None:
+        """Forget the spans so far."""
+        self._exporter.clear()
+
     def span(self, name: str) -> Any:
         """Return the one span of a name."""
         [found] = self.spans(name)
