@@ -33,6 +33,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written
 SERVICE_THREADS = {
     r"zarr_io": "zarr's event loop, started by its first synchronous call and ended at exit",
     r"zarr_pool_\d+": "the worker threads of zarr's loop",
+    r"Dask-Offload_\d+": "the one thread in which distributed serializes",
     r"fsspecIO": "fsspec's event loop, the same for its file systems",
     r"asyncio_\d+": "default workers of the two loops above; asyncio.run joins its own",
     r"pymongo_\w+": "pymongo's monitors, which end half a second after close(); test_gridfs.py waits for that",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _NAME = "zarrstream"
 # The API loads the provider that one of these names when it is first asked for it.
 _ASKED_FOR = {"OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"} & os.environ.keys()
@@ -185,6 +187,60 @@ def context_of(span: Span | None) -> Context | None:
     from opentelemetry import trace
 
     return trace.set_span_in_context(span)
+
+
+class Carried:
+    """A callable that takes the context in which it was made along: see `carry`.
+
+    Parameters
+    ----------
+    work : callable
+        What is called.
+    """
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self._work = work
+        self._headers: dict[str, str] = {}
+        if _api("trace") is not None:
+            import_module("opentelemetry.propagate").inject(self._headers)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # those of what it calls
+        """Call it where the span that was current is current again."""
+        if not self._headers:
+            return self._work(*args, **options)
+        from opentelemetry import context, propagate
+
+        token = context.attach(propagate.extract(self._headers))
+        try:
+            return self._work(*args, **options)
+        finally:
+            context.detach(token)
+
+
+def carry(work: Callable[P, T]) -> Callable[P, T]:
+    """Return a callable that does the same in another thread or process, below the span that is current now.
+
+    A context follows neither an executor's ``submit`` nor a task to a cluster's worker. Spans that are made there need
+    a provider of their own, as every process does.
+
+    Parameters
+    ----------
+    work : callable
+        A function that pickles, where it goes to another process.
+
+    Returns
+    -------
+    callable
+        It pickles where ``work`` does.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> with ThreadPoolExecutor() as pool:
+    ...     pool.submit(carry(sum), [1, 2]).result()
+    3
+    """
+    return cast("Callable[P, T]", Carried(work))
 
 
 def fail(span: Span | None, error: BaseException) -> None:
