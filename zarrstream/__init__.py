@@ -28,6 +28,8 @@ from zarrstream.errors import (
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.registry import list_stores, open_store, register_store
+from zarrstream.stores.resilient import ResilientStore
+from zarrstream.stores.retry import Retry
 from zarrstream.streaming.checkpoint import Checkpoint
 from zarrstream.streaming.chunk import Chunk, Progress, Slice, WriteReport
 from zarrstream.streaming.codec import chunk_region
@@ -50,6 +52,8 @@ __all__ = [
     "MissingExtraError",
     "PartialWriteError",
     "Progress",
+    "ResilientStore",
+    "Retry",
     "SlabTooLargeError",
     "Slice",
     "SliceStream",

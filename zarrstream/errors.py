@@ -20,15 +20,30 @@ class MissingExtraError(ZarrStreamError, ImportError):
 
 
 class StoreError(ZarrStreamError, OSError):
-    """A store failed: the message names the place and the remedy."""
+    """A store failed: the message names the place and the remedy.
+
+    Attributes
+    ----------
+    passes : bool
+        Whether the same call may succeed a moment later, and is worth another attempt.
+    throttled : bool
+        Whether it failed since the place asks for fewer calls.
+    """
+
+    passes: bool = False
+    throttled: bool = False
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
     """The place is lost or cannot be reached: moved, locked for too long, not there, not answering."""
 
+    passes = True
+
 
 class StoreTimeoutError(StoreError, TimeoutError):
     """The place did not answer within the time that it was given."""
+
+    passes = True
 
 
 class StoreAccessError(StoreError, PermissionError):

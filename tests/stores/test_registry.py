@@ -95,7 +95,13 @@ def test_memory_is_what_zarr_opens_under_that_name() -> None:
         ("sqllite:///x.db", {}, "'sqllite'; did you mean 'sqlite'"),
         ("nonesuch://x", {}, "Known are abfs, az, azure, "),
         ("sqlite:///x.db", {"durabilty": "full"}, "'durabilty'; did you mean 'durability'"),
-        ("sqlite:///x.db", {"retry": 3}, "no option 'retry'"),
+        ("sqlite:///x.db", {"retry": 3}, "retry is a zarrstream.Retry"),
+        ("sqlite:///x.db", {"max_concurrency": 0}, "max_concurrency is a number of requests, 1 or more"),
+        ("sqlite:///x.db", {"rate": -1}, "rate is a number of requests per second"),
+        ("s3://", {}, "which bucket? Write s3://BUCKET/PREFIX"),
+        ("s3", {"buket": "b"}, "'buket'; did you mean 'bucket'"),
+        ("s3://b", {"engine": "boto"}, "there are 's3fs' and 'obstore'"),
+        ("az://c", {"account_key": "k", "sas_token": "s"}, "one kind of credentials, not account_key and sas_token"),
         ("sqlite:///x.db", {"path": "y.db"}, "no option 'path'"),
         ("sqlite:///x.db", {"durability": "fulll"}, "'full', 'normal' or 'off', not 'fulll'"),
         ("sqlite:///x.db", {"read_onyl": True}, "did you mean 'read_only'"),
@@ -168,7 +174,8 @@ def test_an_entry_point_of_another_package_is_known(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = places.BackEnd("far", "far away", "zarrstream.far:open_far", ("farther",), extra="far", drivers=("no_such",))
+    far = "zarrstream.far:open_far"
+    absent = places.BackEnd("far", "far away", far, ("farther",), extra="far", drivers=("no_such",))
     monkeypatch.setattr(places, "BUILT_IN", (*places.BUILT_IN, absent))
     for url in ("far://x", "farther://x", "farther"):
         with pytest.raises(MissingExtraError, match=r"pip install 'zarrstream\[far\]'"):

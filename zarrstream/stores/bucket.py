@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 
 class Bucket(Protocol):
@@ -16,7 +16,7 @@ class Bucket(Protocol):
     """
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        """Return an object's bytes, or a half-open range of them; a negative start counts from the end.
+        """Return an object's bytes, or a half-open range of one or more; a negative start counts from the end.
 
         Raises
         ------
@@ -52,6 +52,12 @@ DELETED_AT_ONCE = 1000
 
 class CutShortError(Exception):
     """A body that ended before what its head had promised."""
+
+
+def batched(names: Sequence[str], count: int) -> Iterator[Sequence[str]]:
+    """Yield the names, so many at once, as `itertools.batched` does from Python 3.12 on."""
+    for first in range(0, len(names), count):
+        yield names[first : first + count]
 
 
 def whole(value: Any, promised: int | None) -> Any:

@@ -40,9 +40,6 @@ class AzureBucket:
         """Return a blob's bytes, or a range of them."""
         if start < 0:  # Azure has no ranges from the end
             start = max(0, await self.size(name) + start)
-        if stop is not None and stop <= start:
-            await self.size(name)
-            return b""
         length = None if stop is None else stop - start
         ranged = {"offset": start, "length": length} if start or length is not None else {}
         stream = await _found(self._client.download_blob(name, **ranged, **_ONCE), name)

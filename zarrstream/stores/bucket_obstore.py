@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,16 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
+# The process in which obstore has started its threads. A child that was forked afterwards has none of them, and would
+# wait for ever.
+_started: list[int] = []
 # Whoever calls us tries again: attempts would multiply.
 _ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=0)}
+
+
+def works_here() -> bool:
+    """Return whether obstore works in this process: not in one that was forked from one that has used it."""
+    return not _started or os.getpid() in _started
 
 
 class ObstoreBucket:
@@ -32,14 +41,12 @@ class ObstoreBucket:
     """
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
+        _started.append(os.getpid())
         self._store: ObjectStore = S3Store(name, **{**options, "retry_config": _ONCE})
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
         if stop is not None:
-            if stop <= start:
-                await self.size(name)
-                return b""
             return await obstore.get_range_async(self._store, name, start=start, end=stop)
         ranged: Any = {"range": {"suffix": -start} if start < 0 else {"offset": start}} if start else None
         answer = await obstore.get_async(self._store, name, options=ranged)
@@ -82,4 +89,5 @@ class ObstoreBucket:
             return
 
     async def close(self) -> None:
-        """Nothing is to be closed: the connections are the process's."""
+        """Let the client go: its connections end with it."""
+        del self._store

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
@@ -17,12 +17,12 @@ from zarrstream.stores.mapping import MappingStore
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
 
-    from zarrstream.mappings.faults import Fault
+    from zarrstream.stores.retry import Retry
 
 _GROUP = "zarrstream.stores"
 _FAULTY = "faulty+"
+_REQUESTS = 64  # at once, at a cloud, unless the user says otherwise
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _registered: dict[str, places.BackEnd] = {}
@@ -53,7 +53,15 @@ class StoreInfo:
     aliases: tuple[str, ...] = ()
 
 
-def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **options: Any) -> Store:  # noqa: ANN401  # each back end has its own
+def open_store(
+    url: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    retry: Retry | Literal["default"] | None = "default",
+    max_concurrency: int | Literal["default"] | None = "default",
+    rate: float | None = None,
+    **options: Any,  # noqa: ANN401  # each back end has its own
+) -> Store:
     """Open the store that a URL or path names, or a scheme with its parts.
 
     Parameters
@@ -65,6 +73,14 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
         ``faults`` and ``seed``: see `zarrstream.mappings.faulty.FaultyMapping`.
     read_only : bool, optional
         Whether the store refuses writes.
+    retry : Retry or None, optional
+        How often a call that fails is made again, and how long it may take. By default ``Retry()`` for S3, Google
+        Cloud Storage and Azure, and None, once, for all others, whose drivers have time-outs of their own.
+    max_concurrency : int or None, optional
+        How many calls may be under way at the store's place, over all stores, threads and event loops of this
+        process. By default 64 for S3, Google Cloud Storage and Azure, and None, any number, for all others.
+    rate : float or None, optional
+        How many calls may begin there per second; None for any number.
     **options
         Those of the back end, such as ``durability="full"`` of `zarrstream.mappings.sqlite.SQLiteMapping`.
 
@@ -81,8 +97,25 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
     MissingExtraError
         The back end's driver is not installed: the message says how to install it.
     """
-    if isinstance(url, str) and url.startswith(_FAULTY):
-        return _open_faulty(url.removeprefix(_FAULTY), read_only, **options)
+    place = url.removeprefix(_FAULTY) if isinstance(url, str) else url
+    store, is_remote = _bare(place, read_only, options if place == url else _without_faults(options))
+    if place != url:
+        from zarrstream.stores.faulty import faulty
+
+        store = faulty(store, options.get("faults", ()), options.get("seed", 0))
+    if retry == "default":
+        retry = _default_retry() if is_remote else None
+    if max_concurrency == "default":
+        max_concurrency = _REQUESTS if is_remote else None
+    if retry is None and max_concurrency is None and rate is None:
+        return store
+    from zarrstream.stores.resilient import ResilientStore
+
+    return ResilientStore(store, retry=retry, max_concurrency=max_concurrency, rate=rate)
+
+
+def _bare(url: str | os.PathLike[str], read_only: bool, options: dict[str, Any]) -> tuple[Store, bool]:  # noqa: FBT001  # as `open_store`
+    """Return a back end's own store, and whether it is a cloud's."""
     back_ends = _back_ends()
     place = places.parse(url, back_ends)
     back_end = back_ends[place.scheme]
@@ -92,8 +125,18 @@ def open_store(url: str | os.PathLike[str], *, read_only: bool = False, **option
         arguments = (str(url) if whole_url else back_end.target(place.rest),)
     made = places.make(back_end, arguments, options, read_only=read_only)
     if isinstance(made, Store):
-        return made
-    return MappingStore(made, read_only=read_only)
+        return made, hasattr(made, "limited_place")
+    return MappingStore(made, read_only=read_only), False
+
+
+def _without_faults(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in {"faults", "seed"}}
+
+
+def _default_retry() -> Retry:
+    from zarrstream.stores.retry import Retry
+
+    return Retry()
 
 
 def register_store(scheme: str, factory: str, *, replace: bool = False) -> None:
@@ -173,13 +216,6 @@ def open_memory(name: str, *, read_only: bool = False) -> FsspecStore:
         Whether to refuse writes.
     """
     return FsspecStore.from_url(f"memory://{name}", read_only=read_only)
-
-
-def _open_faulty(url: str, read_only: bool, *, faults: Iterable[Fault] = (), seed: int = 0, **options: Any) -> Store:  # noqa: ANN401, FBT001  # as `open_store`
-    """Open a store with the mock in it: ``faults`` go wrong, and what goes wrong at a rate, ``seed`` decides."""
-    from zarrstream.stores.faulty import faulty
-
-    return faulty(open_store(url, read_only=read_only, **options), faults, seed)
 
 
 def _back_ends() -> dict[str, places.BackEnd]:

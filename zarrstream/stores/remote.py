@@ -14,13 +14,13 @@ from zarr.core.buffer import default_buffer_prototype
 from zarrstream.errors import StoreUnavailableError, ZarrStreamError
 from zarrstream.mappings.nodes import SeenNodes, documents
 from zarrstream.stores import remote_errors
-from zarrstream.stores.bucket import DELETED_AT_ONCE
+from zarrstream.stores.bucket import DELETED_AT_ONCE, batched
 from zarrstream.stores.clients import Clients
 from zarrstream.stores.probes import Probes
 from zarrstream.stores.values import bounds, content
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -120,16 +120,20 @@ class RemoteStore(Store):
 
     async def _ranged(self, bucket: Bucket, key: str, start: int, stop: int | None) -> Any:
         name = self._place.name(key)
-        try:
-            return await bucket.get(name, start, stop)
-        except Exception as error:
-            ranged = start != 0 or stop is not None
-            if not ranged or remote_errors.failure(error, self._place.back_end) is not remote_errors.RANGE:
-                raise
+        if stop is None or stop > start:
+            try:
+                return await bucket.get(name, start, stop)
+            except Exception as error:
+                ranged = start != 0 or stop is not None
+                if not ranged or remote_errors.failure(error, self._place.back_end) is not remote_errors.RANGE:
+                    raise
+                refused = error
             size = await bucket.size(name)
             if start < size and (start >= 0 or size > 0):
-                raise  # a lie: the range is there
+                raise refused  # the range is there: the server was wrong
             return b""
+        await bucket.size(name)  # nothing is asked for, of what has to be there all the same
+        return b""
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -171,9 +175,21 @@ class RemoteStore(Store):
         session, beneath = await self._session(), f"{path}/" if path else ""
         async with self._errors(prefix, writes=True):
             async for page in session.bucket.pages(self._place.name(beneath)):
-                names = [name for name, _ in page]
-                for first in range(0, len(names), DELETED_AT_ONCE):
-                    await session.bucket.delete(names[first : first + DELETED_AT_ONCE])
+                for names in batched([name for name, _ in page], DELETED_AT_ONCE):
+                    await session.bucket.delete(names)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove keys that may or may not be there, in one request where the service has such.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            At most 1,000.
+        """
+        self._check_writable()
+        session = await self._session()
+        async with self._errors(keys[0], writes=True):
+            await session.bucket.delete([self._place.name(key) for key in keys])
 
     async def clear(self) -> None:
         await self.delete_dir("")
@@ -249,10 +265,12 @@ class RemoteStore(Store):
             if not self._missing_on_403 or remote_errors.status_of(error) != 403:  # noqa: PLR2004  # Forbidden
                 raise
         if node is not None:
-            raise StoreUnavailableError(
+            lost = StoreUnavailableError(
                 f"{self.place} is lost: the metadata of {node!r} were there before, and are not now. "
                 f"Restore them, or close() the store to begin anew"
             )
+            lost.passes = False
+            raise lost
 
     async def _session(self) -> _Session:
         self._is_open = True

@@ -216,6 +216,7 @@ _WORDS: Final[tuple[tuple[str, Failure], ...]] = (
     ("error decoding response body", CUT_SHORT),
     ("HTTP error", UNREACHABLE),
     ("not satisfiable", RANGE),
+    ("ParseContentRange", RANGE),  # what MinIO says of a range of the empty object
 )
 
 
@@ -254,18 +255,13 @@ def _by_kind(error: BaseException) -> Failure | None:
     return NO_CONTAINER if isinstance(error, FileNotFoundError) else None
 
 
-def passes(error: BaseException) -> bool:
-    """Return whether what our error tells of may be over a moment later."""
-    return bool(getattr(error, "passes", False))
-
-
 def translated(error: Exception, what: Failure, *, place: str, key: str, secrets: frozenset[str]) -> ZarrStreamError:
     """Return our error for a client's, with ``__cause__`` where that shows no secret."""
     named = f" (key {key!r})" if key else ""
     code = next((code for each in _chain(error) for code in _codes(each)), None) or _status_text(error)
     raised = what.raised(f"{place} {what.what}{named}: {what.remedy}{f' [{code}]' if code else ''}")
-    raised.passes = what.passes  # type: ignore[attr-defined]  # asked by `passes`
-    raised.throttled = what is THROTTLED  # type: ignore[attr-defined]  # asked by the limit of its place
+    if isinstance(raised, StoreError):
+        raised.passes, raised.throttled = what.passes, what is THROTTLED
     shown = not any(secret in repr(each) or secret in str(each) for each in _chain(error) for secret in secrets)
     raised.__cause__ = error if shown else None
     raised.__suppress_context__ = True

@@ -43,8 +43,10 @@ class RemotePlace:
         The client: "s3fs", "gcsfs", "adlfs", "obstore".
     endpoint : str or None
         Where the service is, unless it is the provider's own.
+    region : str or None
+        Where the bucket is, if that was said.
     options : dict
-        The client's. They may hold credentials.
+        The client's, as they were given. They may hold credentials.
     """
 
     back_end: str
@@ -52,6 +54,7 @@ class RemotePlace:
     prefix: str
     engine: str
     endpoint: str | None = None
+    region: str | None = None
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
@@ -74,13 +77,20 @@ class RemotePlace:
     def connect(self) -> Bucket:
         """Make a client, for the event loop that runs."""
         if self.engine == "obstore":
-            from zarrstream.stores.bucket_obstore import ObstoreBucket
+            from zarrstream.stores import bucket_obstore
 
-            return ObstoreBucket(self.bucket, self.options)
+            if bucket_obstore.works_here():
+                return bucket_obstore.ObstoreBucket(self.bucket, self._obstore_options())
+            _installed(
+                "s3fs",
+                "s3",
+                why=", since this process was forked from one that has used obstore, which does "
+                "not work after a fork: start processes with spawn or forkserver, or install it",
+            )
         if self.back_end == "s3":
             from zarrstream.stores.bucket_s3 import S3Bucket
 
-            return S3Bucket(self.bucket, self.options)
+            return S3Bucket(self.bucket, self._s3fs_options())
         if self.back_end == "gs":
             from zarrstream.stores.bucket_gcs import GCSBucket
 
@@ -88,6 +98,23 @@ class RemotePlace:
         from zarrstream.stores.bucket_azure import AzureBucket
 
         return AzureBucket(self.bucket, self.options)
+
+    def _s3fs_options(self) -> dict[str, Any]:
+        theirs = {value: name for name, value in _OBSTORE.items()}
+        options = {theirs.get(name, name): value for name, value in self.options.items() if name != "client_options"}
+        if self.region is not None:
+            options["client_kwargs"] = {**(options.get("client_kwargs") or {}), "region_name": self.region}
+        return {**options, "endpoint_url": self.endpoint} if self.endpoint else options
+
+    def _obstore_options(self) -> dict[str, Any]:
+        options = {_OBSTORE.get(name, name): value for name, value in self.options.items()}
+        region = self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        client = dict(options.get("client_options") or {})
+        client.setdefault("timeout", "1 hour")  # deadlines are ours: see `zarrstream.stores.resilient`
+        if self.endpoint:
+            options["endpoint"] = self.endpoint
+            client.setdefault("allow_http", self.endpoint.startswith("http://"))
+        return {**options, **({"region": region} if region else {}), "client_options": client}
 
     def secrets(self) -> frozenset[str]:
         """Return what no message may hold."""
@@ -141,28 +168,8 @@ def open_s3(
         raise StoreOptionError(f"'s3' has no engine {engine!r}: there are 's3fs' and 'obstore'")
     _installed(engine, "s3" if engine == "s3fs" else engine)
     endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    given = dict(storage_options or {})
-    make = _s3fs_options if engine == "s3fs" else _obstore_options
-    place = RemotePlace("s3", bucket, prefix, engine, endpoint, make(given, region, endpoint))
+    place = RemotePlace("s3", bucket, prefix, engine, endpoint, region, dict(storage_options or {}))
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
-
-
-def _s3fs_options(given: dict[str, Any], region: str | None, endpoint: str | None) -> dict[str, Any]:
-    if region is not None:
-        given["client_kwargs"] = {**(given.get("client_kwargs") or {}), "region_name": region}
-    return {**given, "endpoint_url": endpoint} if endpoint else given
-
-
-def _obstore_options(given: dict[str, Any], region: str | None, endpoint: str | None) -> dict[str, Any]:
-    options = {_OBSTORE.get(name, name): value for name, value in given.items()}
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    client = dict(options.get("client_options") or {})
-    # Deadlines are ours: see `zarrstream.stores.resilient`.
-    client.setdefault("timeout", "1 hour")
-    if endpoint:
-        options["endpoint"] = endpoint
-        client.setdefault("allow_http", endpoint.startswith("http://"))
-    return {**options, **({"region": region} if region else {}), "client_options": client}
 
 
 def open_gcs(
@@ -213,7 +220,7 @@ def open_gcs(
         options["token"] = credentials
     if endpoint_url is not None:
         options["endpoint_url"] = endpoint_url
-    place = RemotePlace("gs", bucket, prefix, "gcsfs", endpoint_url or emulator, options)
+    place = RemotePlace("gs", bucket, prefix, "gcsfs", endpoint_url or emulator, options=options)
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
 
 
@@ -278,7 +285,7 @@ def open_azure(
         options["account_name"] = account_name
     if use_managed_identity:
         options["use_managed_identity"] = True
-    place = RemotePlace("az", container, prefix, "adlfs", _azure_endpoint(options, endpoint_url), options)
+    place = RemotePlace("az", container, prefix, "adlfs", _azure_endpoint(options, endpoint_url), options=options)
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
 
 
@@ -314,9 +321,9 @@ def _parts(scheme: str, url: str | None, bucket: str | None, prefix: str, *, cal
     return bucket, prefix.strip("/")
 
 
-def _installed(driver: str, extra: str) -> None:
+def _installed(driver: str, extra: str, *, why: str = "") -> None:
     if not places.is_there(driver):
-        raise MissingExtraError(f"this store needs the package {driver!r}: pip install 'zarrstream[{extra}]'")
+        raise MissingExtraError(f"this store needs the package {driver!r}{why}: pip install 'zarrstream[{extra}]'")
 
 
 def _secrets(options: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,45 @@
+"""How much time a call has left: told by whoever waits for it, asked by whoever can end it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_end: ContextVar[float | None] = ContextVar("zarrstream_deadline", default=None)
+
+
+@contextmanager
+def until(seconds: float | None) -> Iterator[None]:
+    """Give what is called within so many seconds, or fewer where there were fewer; None gives what there was.
+
+    Parameters
+    ----------
+    seconds : float or None
+        From now on. A context variable carries it: into threads by `asyncio.to_thread`.
+    """
+    end = _end.get()
+    if seconds is not None:
+        mine = time.monotonic() + seconds
+        end = mine if end is None else min(end, mine)
+    token = _end.set(end)
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def remaining() -> float | None:
+    """Return how many seconds are left, 0 where none are; None where nobody has said."""
+    end = _end.get()
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
+def at_most(seconds: float) -> float:
+    """Return a time-out, or what is left, where that is less."""
+    left = remaining()
+    return seconds if left is None else min(seconds, left)

@@ -1,0 +1,317 @@
+"""`ResilientStore`: any store, with retries, deadlines, and a limit of requests that holds."""
+
+# ruff: noqa: D102  # the methods without a docstring inherit that of zarr.abc.store.Store
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import WrapperStore
+
+from zarrstream import telemetry
+from zarrstream.errors import StoreError, StoreOptionError
+from zarrstream.mappings.deadlines import remaining
+from zarrstream.stores.bucket import DELETED_AT_ONCE
+from zarrstream.stores.limits import Limit, limit_of
+from zarrstream.stores.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+T = TypeVar("T")
+_NAMES_AT_ONCE = 1000
+
+
+class ResilientStore(WrapperStore[Store]):
+    """A store whose calls are made again where their failure passes, end in time, and are never too many at once.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        What is wrapped.
+    retry : Retry, optional
+        How often and how long; None for once, and for as long as it takes.
+    max_concurrency : int, optional
+        How many calls may be under way at the store's place: one limit for all stores of this process there, whatever
+        their threads and event loops. Throttling halves it, and success restores it.
+    rate : float, optional
+        How many calls may begin there per second.
+
+    Raises
+    ------
+    StoreOptionError
+        A number that is none.
+
+    Notes
+    -----
+    **Threads, event loops**: any number of each. **Processes**: a limit is one process's. **Pickling**: as the store;
+    retry and limits go along. A listing that fails goes on behind the last key that it has told, where keys come in
+    order; where they do not, its failure is raised. Values are whole before an attempt begins, so that each sends the
+    same bytes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        retry: Retry | None = None,
+        max_concurrency: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        super().__init__(store)
+        if retry is not None and not isinstance(retry, Retry):
+            raise StoreOptionError(f"retry is a zarrstream.Retry(attempts=…, deadline=…), or None, not {retry!r}")
+        self.retry = retry
+        self._options: dict[str, Any] = {"retry": retry, "max_concurrency": max_concurrency, "rate": rate}
+        self._shared = str(getattr(store, "limited_place", None) or getattr(store, "place", None) or store)
+        self.limit: Limit = limit_of(self._shared, max_concurrency=max_concurrency, rate=rate)
+
+    def _with_store(self, store: Store) -> Self:
+        return type(self)(store, **self._options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self._store, self._options)
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self._options.items() if value is not None)
+        return f"{type(self).__name__}({self._store!r}{options})"
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the store offers beside zarr's verbs
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        made = prototype or default_buffer_prototype()
+        return await self._call("get", key, lambda: self._store.get(key, made, byte_range))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+
+    if hasattr(Store, "get_ranges"):  # zarr 3.2 and later: merged there, and each request that results is a call here
+        get_ranges = Store.get_ranges  # type: ignore[assignment]  # its defaults are numbers, not None
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await self._call("set", key, lambda: self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await self._call("set_if_not_exists", key, lambda: self._store.set_if_not_exists(key, value))
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await asyncio.gather(*(self.set(key, value) for key, value in values))
+
+    async def exists(self, key: str) -> bool:
+        return await self._call("exists", key, lambda: self._store.exists(key))
+
+    async def getsize(self, key: str) -> int:
+        return await self._call("getsize", key, lambda: self._store.getsize(key))
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        return await self._call("getsize_prefix", prefix, lambda: self._store.getsize_prefix(prefix))
+
+    async def is_empty(self, prefix: str) -> bool:
+        return await self._call("is_empty", prefix, lambda: self._store.is_empty(prefix))
+
+    async def delete(self, key: str) -> None:
+        await self._call("delete", key, lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        delete_many: Callable[[Sequence[str]], Awaitable[None]] | None = getattr(self._store, "delete_many", None)
+        path = prefix.rstrip("/")
+        if delete_many is None or (prefix and not path):
+            await self._call("delete_dir", prefix, lambda: self._store.delete_dir(prefix))
+            return
+        # Each batch has the deadline of one call: how many there are, nobody knows beforehand.
+        batch: list[str] = []
+        async for key in self.list_prefix(f"{path}/" if path else ""):
+            batch.append(key)
+            if len(batch) == DELETED_AT_ONCE:
+                await self._call("delete_dir", prefix, partial(delete_many, batch))
+                batch = []
+        if batch:
+            await self._call("delete_dir", prefix, partial(delete_many, batch))
+
+    async def clear(self) -> None:
+        if hasattr(self._store, "delete_many"):
+            await self.delete_dir("")
+        else:
+            await self._call("clear", "", self._store.clear)
+
+    # -- the same in the calling thread, where the store has it --------------------------------------------------------
+
+    @property
+    def _supports_sync_io(self) -> bool:
+        return hasattr(self._store, "get_sync") and bool(getattr(self._store, "_supports_sync_io", True))
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        inner: Any = self._store
+
+        def work() -> Buffer | None:
+            value: Buffer | None = inner.get_sync(key, prototype=prototype, byte_range=byte_range)
+            return value
+
+        return self._call_sync("get", key, work)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        inner: Any = self._store
+        self._call_sync("set", key, lambda: inner.set_sync(key, value))
+
+    def delete_sync(self, key: str) -> None:
+        inner: Any = self._store
+        self._call_sync("delete", key, lambda: inner.delete_sync(key))
+
+    @property
+    def get_many_sync(self) -> Callable[..., list[Buffer | None]]:
+        """That of the store, as one call; `AttributeError` where it has none."""
+        inner: Any = self._store
+        many = inner.get_many_sync
+
+        def get_many_sync(keys: Sequence[str], *, prototype: BufferPrototype | None = None) -> list[Buffer | None]:
+            return self._call_sync("get", ", ".join(keys[:1]), lambda: many(keys, prototype=prototype))
+
+        return get_many_sync
+
+    @property
+    def set_many_sync(self) -> Callable[[Iterable[tuple[str, Buffer]]], None]:
+        """That of the store, as one call; `AttributeError` where it has none."""
+        inner: Any = self._store
+        many = inner.set_many_sync
+
+        def set_many_sync(items: Iterable[tuple[str, Buffer]]) -> None:
+            kept = list(items)
+            self._call_sync("set", ", ".join(key for key, _ in kept[:1]), lambda: many(kept))
+
+        return set_many_sync
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    def list(self) -> AsyncIterator[str]:
+        return self.list_prefix("")
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        return self._listing(prefix, lambda: self._store.list_prefix(prefix))
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        return self._listing(prefix, lambda: self._store.list_dir(prefix))
+
+    async def _listing(self, prefix: str, begin: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
+        told = _Told(begin)
+        try:
+            while names := await self._call("list", prefix, told.next_names):
+                for name in names:
+                    yield name
+        finally:
+            await told.close()
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    async def _call(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
+        if self.retry is None:
+            async with self._turn():
+                return await work()
+        return await self.retry.run(work, f"{operation} {key!r} of {self}", self._again(operation), self._turn)
+
+    def _call_sync(self, operation: str, key: str, work: Callable[[], T]) -> T:
+        if self.retry is None:
+            with self._turn_sync():
+                return work()
+        call = f"{operation} {key!r} of {self}"
+        return self.retry.run_sync(work, call, self._again(operation), self._turn_sync)
+
+    def _again(self, operation: str) -> Callable[[BaseException], None]:
+        return lambda _: telemetry.retried(operation, telemetry.kind_of(self._store))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self.limit.take()
+        with self._noted():
+            yield
+
+    @contextmanager
+    def _turn_sync(self) -> Iterator[None]:
+        self.limit.take_sync(remaining())
+        with self._noted():
+            yield
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Tell the limit how a call ends."""
+        try:
+            yield
+        except StoreError as error:
+            if error.throttled:
+                self.limit.throttled()
+            raise
+        else:
+            self.limit.succeeded()
+        finally:
+            self.limit.give()
+
+
+class _Told:
+    """A listing that can be begun again: what has been told is not told twice."""
+
+    def __init__(self, begin: Callable[[], AsyncIterator[str]]) -> None:
+        self._begin = begin
+        self._names: AsyncIterator[str] | None = None
+        self._last: str | None = None
+        self._ascends = True
+        self._got: list[str] = []
+
+    async def next_names(self) -> list[str]:
+        """Return the next names, some at once; none at the end."""
+        after = None
+        if self._names is None:
+            self._names, after = self._begin(), self._last
+        try:
+            async for name in self._names:
+                if after is not None and name <= after:
+                    continue
+                self._ascends &= self._last is None or self._last < name
+                self._last = name
+                self._got.append(name)
+                if len(self._got) >= _NAMES_AT_ONCE:
+                    break
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, StoreError) and not self._ascends:
+                error.passes = False  # where to go on cannot be told
+            raise
+        got, self._got = self._got, []
+        return got
+
+    async def close(self) -> None:
+        """Let the listing that runs go."""
+        names, self._names = self._names, None
+        if names is not None and hasattr(names, "aclose"):
+            await names.aclose()
+
+
+def _restore(cls: type[ResilientStore], store: Store, options: dict[str, Any]) -> ResilientStore:
+    return cls(store, **options)

@@ -1,0 +1,211 @@
+"""`Retry`: how often, how long and after which failures a call is made again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from zarrstream.errors import MissingExtraError, StoreError, StoreOptionError, StoreTimeoutError
+from zarrstream.mappings.deadlines import remaining, until
+from zarrstream.places import is_there
+from zarrstream.stores.limits import is_number
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from tenacity import RetryCallState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """A policy for calls that fail.
+
+    Parameters
+    ----------
+    attempts : int, optional
+        How often a call is made at most; 1 is once.
+    base, cap : float, optional
+        Before attempt n + 1 it waits between 0 and ``min(cap, base * 2 ** (n - 1))`` seconds, evenly distributed:
+        exponential back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    deadline : float or None, optional
+        How many seconds a call may take, all attempts and pauses included, by the caller's clock.
+    attempt_timeout : float or None, optional
+        How many seconds one attempt may take.
+
+    Raises
+    ------
+    StoreOptionError
+        A number that is none of these.
+    MissingExtraError
+        tenacity, which reckons the pauses, is not installed.
+
+    Notes
+    -----
+    What is made again is decided by `passes`: `docs/cloud.md` has the tables. A cancelled or overdue request leaves
+    nothing running on an event loop. A call in a thread cannot be interrupted: the time that is left is passed on to
+    the database's driver, which ends it.
+    """
+
+    attempts: int = 5
+    base: float = 0.1
+    cap: float = 10.0
+    deadline: float | None = 60.0
+    attempt_timeout: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        if not is_number(self.attempts, int, least=1):
+            raise StoreOptionError(f"Retry(attempts=…) is a number, 1 or more, not {self.attempts!r}")
+        for name in ("base", "cap"):
+            if not is_number(value := getattr(self, name), float, least=0):
+                raise StoreOptionError(f"Retry({name}=…) is in seconds, 0 or more, not {value!r}")
+        for name in ("deadline", "attempt_timeout"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value, float, least=0) and value > 0):
+                raise StoreOptionError(f"Retry({name}=…) is in seconds, more than 0, or None, not {value!r}")
+        if not is_there("tenacity"):
+            raise MissingExtraError("Retry needs the package 'tenacity': pip install 'zarrstream[retry]'")
+
+    async def run(
+        self,
+        work: Callable[[], Awaitable[T]],
+        call: str,
+        again: Callable[[BaseException], None],
+        gate: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    ) -> T:
+        """Return what ``work`` returns, awaited as often as the policy allows.
+
+        Parameters
+        ----------
+        work : callable
+            One attempt.
+        call : str
+            What it is, for messages: ``"get 'c/0' of s3://…"``.
+        again : callable
+            Told of each failure that is followed by another attempt.
+        gate : callable, optional
+            Around each attempt; how long it takes to enter counts for the deadline alone.
+
+        Raises
+        ------
+        StoreTimeoutError
+            The deadline is over; ``__cause__`` is the last failure, where there was one.
+        """
+        from tenacity import AsyncRetrying
+
+        failures: list[BaseException] = []
+        try:
+            async with asyncio.timeout(self._left()) as total:
+                with until(self.deadline):
+                    async for attempt in AsyncRetrying(**self._rules(failures, again)):
+                        with attempt:
+                            return await self._attempt(work, call, gate)
+        except TimeoutError as error:
+            if not total.expired():
+                raise self._told(error, failures) from error.__cause__
+            raise self._overdue(call, failures) from (failures[-1] if failures else None)
+        except Exception as error:  # noqa: BLE001  # every one is raised again
+            raise self._told(error, failures) from error.__cause__
+        raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
+
+    async def _attempt(
+        self,
+        work: Callable[[], Awaitable[T]],
+        call: str,
+        gate: Callable[[], AbstractAsyncContextManager[object]],
+    ) -> T:
+        async with gate():
+            try:
+                async with asyncio.timeout(self.attempt_timeout) as limit:
+                    with until(self.attempt_timeout):
+                        return await work()
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise StoreTimeoutError(
+                    f"{call} did not end within {self.attempt_timeout} s: raise Retry's attempt_timeout, "
+                    f"or look at the network"
+                ) from error.__context__
+
+    def run_sync(
+        self,
+        work: Callable[[], T],
+        call: str,
+        again: Callable[[BaseException], None],
+        gate: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> T:
+        """Return what ``work`` returns, called as often as the policy allows. See `run`."""
+        from tenacity import Retrying
+
+        failures: list[BaseException] = []
+        started = time.monotonic()
+        try:
+            with until(self.deadline):
+                for attempt in Retrying(**self._rules(failures, again)):
+                    with attempt, gate(), until(self.attempt_timeout):
+                        return work()
+        except Exception as error:
+            if self.deadline is not None and passes(error) and len(failures) + 1 < self.attempts:
+                spent = time.monotonic() - started
+                raise self._overdue(call, [*failures, error], spent) from error
+            raise self._told(error, failures) from error.__cause__
+        raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
+
+    def _rules(self, failures: list[BaseException], again: Callable[[BaseException], None]) -> dict[str, Any]:
+        """Return the policy in tenacity's words."""
+        from tenacity import retry_if_exception, wait_random_exponential
+
+        def failed(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            if error is not None:
+                failures.append(error)
+                again(error)
+
+        def is_over(state: RetryCallState) -> bool:
+            """Whether the deadline would be over before the next attempt began."""
+            left = remaining()
+            return left is not None and left <= (state.upcoming_sleep or 0)
+
+        return {
+            "stop": lambda state: state.attempt_number >= self.attempts or is_over(state),
+            "wait": wait_random_exponential(multiplier=self.base, max=self.cap),
+            "retry": retry_if_exception(passes),
+            "before_sleep": failed,
+            "reraise": True,
+        }
+
+    def _left(self) -> float | None:
+        """Return how long a call may take: as the policy says, or as whoever calls us has left."""
+        left = remaining()
+        known = [seconds for seconds in (self.deadline, left) if seconds is not None]
+        return min(known) if known else None
+
+    def _overdue(self, call: str, failures: list[BaseException], spent: float | None = None) -> StoreTimeoutError:
+        last = f"; the last failure: {failures[-1]}" if failures else ""
+        attempts = len(failures) + (spent is None)
+        return StoreTimeoutError(
+            f"{call} did not succeed within {spent or self.deadline:.3g} s and {attempts} attempts{last}. "
+            f"Raise Retry's deadline, or look at the network and the server"
+        )
+
+    def _told(self, error: Exception, failures: list[BaseException]) -> Exception:
+        """Return an error that says how often it was tried, where that was more than once."""
+        if failures:
+            error.add_note(f"after {len(failures) + 1} attempts; before it: {failures[-1]}")
+        return error
+
+
+def passes(error: BaseException) -> bool:
+    """Return whether what failed may succeed a moment later.
+
+    Throttling, failures at the server's side, lost connections, time-outs and bodies cut short pass; everything else
+    is raised at once.
+    """
+    if isinstance(error, StoreError):
+        return error.passes
+    return isinstance(error, ConnectionError | TimeoutError)
