@@ -16,6 +16,8 @@ EXTRAS = {
     "gcsfs": "gcs",
     "lmdb": "shm",
     "obstore": "obstore",
+    "opentelemetry.exporter.otlp": "otel",
+    "opentelemetry.sdk": "otel",
     "psycopg": "postgresql",
     "pymongo": "mongodb",
     "rich": "cli",
@@ -33,7 +35,7 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
     absent(f"{module} is not installed: {install_command(module)}", expected="ZARRSTREAM_BARE" not in os.environ)
     return None
@@ -41,8 +43,11 @@ def require(module: str) -> Any:
 
 def install_command(module: str) -> str:
     """Say how a missing module is installed."""
-    top = module.partition(".")[0]
-    return f"pip install 'zarrstream[{EXTRAS[top]}]'" if top in EXTRAS else f"pip install {top}"
+    for name, extra in EXTRAS.items():
+        if f"{module}.".startswith(f"{name}."):
+            return f"pip install 'zarrstream[{extra}]'"
+    own = module if module.startswith("opentelemetry.") else module.partition(".")[0]
+    return f"pip install {own.replace('.', '-')}"
 
 
 def absent(reason: str, *, expected: bool = True) -> None:
