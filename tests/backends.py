@@ -56,7 +56,7 @@ def _shm(_: Path) -> MutableMapping[str, bytes]:
     require("lmdb")
     from zarrstream.mappings.shm import SharedMemoryMapping
 
-    return SharedMemoryMapping(unique_name())
+    return SharedMemoryMapping(unique_name(), map_size=1 << 16)
 
 
 def _mongodb(_: Path, server: Server) -> MutableMapping[str, bytes]:

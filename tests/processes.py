@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 METHODS = ("fork", "spawn", "forkserver")
 
 
-def in_child(work: Callable[[], None]) -> None:
-    """Run in a forked child, and fail as it does."""
+def forked(work: Callable[[], None]) -> int:
+    """Start a child that does some work, and return its process id; it is up to the caller to wait for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside zarr's threads
         child = os.fork()
@@ -32,7 +32,12 @@ def in_child(work: Callable[[], None]) -> None:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    return child
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Run in a forked child, and fail as it does."""
+    assert os.waitpid(forked(work), 0)[1] == 0
 
 
 def run(method: str, work: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:

@@ -87,7 +87,9 @@ def lone_mongod() -> Iterator[Server]:
 
 def replica_set(folder: Path) -> Server:
     """Start a mongod that is a replica set of one."""
-    server = mongod_server(folder, "--replSet", "rs0", "--oplogSize", "64")
+    # For how long the transaction of a killed writer holds its keys: by default 60 s.
+    lifetime = ("--setParameter", "transactionLifetimeLimitSeconds=10")
+    server = mongod_server(folder, "--replSet", "rs0", "--oplogSize", "64", *lifetime)
     with require("pymongo").MongoClient("127.0.0.1", server.port, directConnection=True) as client:
         member = {"_id": 0, "host": f"127.0.0.1:{server.port}"}
         client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})

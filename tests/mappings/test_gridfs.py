@@ -275,26 +275,6 @@ def test_no_mapping_gets_a_client_that_garbage_closes_at_that_moment(
     assert not gridfs_client._clients
 
 
-def test_close_among_working_threads_disturbs_none(mapping: GridFSMapping) -> None:
-    failures: list[BaseException] = []
-
-    def work(number: int) -> None:
-        try:
-            for index in range(10):
-                mapping[f"{number}/{index}"] = b"1"
-                assert mapping[f"{number}/{index}"] == b"1"
-        except BaseException as error:  # noqa: BLE001  # told to the test's own thread
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        mapping.close()
-    assert not failures
-    assert len(mapping) == 40
-
-
 # -- zarr 2 -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
-import warnings
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
 import pytest
-import zarr
-from zarr.core.buffer import cpu
 
+from tests.gridfs_buckets import fresh_url
 from tests.optional import require
-from tests.processes import METHODS, in_child, run, use_inherited, write_chunks, write_keys
+from tests.processes import forked, in_child
 from tests.services import mongodb_url
-from zarrstream import MappingStore
 from zarrstream.testing import MappingLaws
 
 if TYPE_CHECKING:
@@ -53,15 +48,6 @@ class TestWithoutTransactions(MappingLaws):
         made.close()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_store_that_was_used_before_works_in_the_child(mapping: GridFSMapping, method: str) -> None:
-    store = MappingStore(mapping)
-    store.set_sync("parent", cpu.Buffer.from_bytes(b"from the parent"))
-    run(method, use_inherited, [(store,)])
-    assert mapping["child"] == b"from the parent"
-    mapping["parent"] = b"still writable here"
-
-
 def test_no_client_is_carried_through_a_fork(mapping: GridFSMapping) -> None:
     """The child has one of its own, and its end is not the parent's."""
     from zarrstream.mappings import gridfs_client
@@ -82,21 +68,6 @@ def test_no_client_is_carried_through_a_fork(mapping: GridFSMapping) -> None:
     assert list(gridfs_client._clients.values()) == [before]
 
 
-@pytest.mark.slow
-def test_eight_processes_write_five_hundred_chunks_each(mapping: GridFSMapping) -> None:
-    store = MappingStore(mapping)
-    array = zarr.create_array(store, shape=(8, 2000), chunks=(1, 4), dtype="i4", fill_value=0)
-    run("spawn", write_chunks, [(store, number, 500) for number in range(8)])
-    np.testing.assert_array_equal(array[:].ravel(), np.repeat(np.arange(4000) + 1, 4))
-    assert len(list(mapping.keys_under("c/"))) == 4000
-
-
-def test_eight_processes_begin_at_once(mapping: GridFSMapping) -> None:
-    """Before there is a bucket, and all of them make its indexes."""
-    run("fork", write_keys, [(mapping, number, 10) for number in range(8)])
-    assert sorted(mapping) == sorted(f"{number}/{index}" for number in range(8) for index in range(10))
-
-
 def overwrite(mapping: GridFSMapping, told: int) -> None:
     """Overwrite one key for ever, and tell of each acknowledgement."""
     for version in itertools.count():
@@ -107,13 +78,7 @@ def overwrite(mapping: GridFSMapping, told: int) -> None:
 def killed(mapping: GridFSMapping, writes: int) -> int:
     """Return how many writes were acknowledged until the writer was killed in the midst of the next."""
     reads, tells = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside zarr's threads
-        child = os.fork()
-    if not child:
-        with contextlib.suppress(BaseException):
-            overwrite(mapping, tells)
-        os._exit(1)
+    child = forked(lambda: overwrite(mapping, tells))
     os.close(tells)
     seen = 0
     while seen < writes:
@@ -156,6 +121,35 @@ def test_a_killed_writer_leaves_nothing(
         assert sorted(files.distinct("filename")) == ["exp/k", "exp/other"]
         assert (files.count_documents({}), chunks.count_documents({})) == (2, 5)
     assert mapping["k"] == b"last" * 500
+
+
+@pytest.mark.slow
+def test_a_writer_waits_for_the_transaction_of_one_that_was_killed(mongod: Server) -> None:
+    """The server keeps it for a time (10 s here), and what it would have removed is held until then."""
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    mapping = GridFSMapping(fresh_url(mongod), bucket="arrays", array_id="exp")
+    mapping["k"] = b"old"
+    reads, tells = os.pipe()
+
+    def halfway() -> None:
+        def remove(database: Any, session: Any) -> None:
+            database["arrays.files"].delete_many({"filename": "exp/k"}, session=session)
+            os.write(tells, b".")
+            signal.pause()
+
+        mapping._connection.transaction(remove)
+
+    child = forked(halfway)
+    assert os.read(reads, 1) == b"."
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(reads)
+    os.close(tells)
+    assert mapping["k"] == b"old"
+    mapping["k"] = b"new"
+    assert mapping["k"] == b"new"
+    mapping.close()
 
 
 def test_a_live_upload_is_never_swept(lone_mongod: Server, monkeypatch: pytest.MonkeyPatch) -> None:

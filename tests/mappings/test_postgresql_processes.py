@@ -11,13 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import zarr
-from zarr.core.buffer import cpu
 
 from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psycopg, table  # noqa: F401  # fixtures
-from tests.processes import METHODS, in_child, run, use_inherited, write_chunks, write_keys
+from tests.processes import in_child
 from tests.programs import Server, data_folder
 from tests.services import postgresql_server, postgresql_standby, postgresql_url, postgresql_user, serve_postgresql
 from zarrstream import MappingStore, StoreUnavailableError
@@ -26,13 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.server
-
-
-def test_eight_processes_write_five_hundred_chunks_each(mapping: PostgreSQLMapping) -> None:
-    """All of them begin before the table is there, and none is told that another one was faster."""
-    run("fork", write_keys, [(mapping, number, 500) for number in range(8)])
-    assert sorted(mapping) == sorted(f"{number}/{index}" for number in range(8) for index in range(500))
-    assert all(value == key.encode() for key, value in mapping.items())
 
 
 def test_those_that_make_the_table_at_once_are_all_right(postgresql: Server, table: str) -> None:
@@ -58,24 +48,6 @@ def test_those_that_make_the_table_at_once_are_all_right(postgresql: Server, tab
         for thread in threads:
             thread.join()
     assert not failures
-
-
-@pytest.mark.slow
-def test_eight_processes_write_five_hundred_chunks_of_one_array(mapping: PostgreSQLMapping) -> None:
-    store = MappingStore(mapping)
-    array = zarr.create_array(store, shape=(8, 2000), chunks=(1, 4), dtype="i4", fill_value=0)
-    run("spawn", write_chunks, [(store, number, 500) for number in range(8)])
-    np.testing.assert_array_equal(array[:].ravel(), np.repeat(np.arange(4000) + 1, 4))  # type: ignore[union-attr]
-    assert len(list(mapping.keys_under("c/"))) == 4000
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_store_that_was_used_before_works_in_the_child(mapping: PostgreSQLMapping, method: str) -> None:
-    store = MappingStore(mapping)
-    store.set_sync("parent", cpu.Buffer.from_bytes(b"from the parent"))
-    run(method, use_inherited, [(store,)])
-    assert mapping["child"] == b"from the parent"
-    mapping["parent"] = b"still writable here"
 
 
 def session(mapping: PostgreSQLMapping) -> int:
@@ -127,27 +99,6 @@ def test_a_child_that_drops_a_connection_ends_nothing_of_the_parent(mapping: Pos
     in_child(work)
     assert held[0].execute("SELECT 1").fetchone() == (1,)
     held[0].close()
-
-
-def test_a_fork_in_the_midst_of_other_threads_writes(mapping: PostgreSQLMapping) -> None:
-    stop = threading.Event()
-
-    def work(number: int) -> None:
-        while not stop.is_set():
-            mapping[f"{number}"] = bytes(10_000)
-            assert mapping[f"{number}"] == bytes(10_000)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        for number in range(10):
-            in_child(lambda number=number: write_keys(mapping, number, 5))  # type: ignore[misc]  # bound now
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert len(mapping) == 4 + 50
 
 
 # -- servers that die -------------------------------------------------------------------------------------------------

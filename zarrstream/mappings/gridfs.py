@@ -47,7 +47,9 @@ class GridFSMapping(ByteMapping):
     layout : {"gridfs", "zarr-v2"}, optional
         ``"zarr-v2"`` is what zarr 2's ``MongoDBStore`` wrote: one document per key, of 16 MB at most.
     timeout : float or None, optional
-        How long one call may take, in seconds, with all that it tries; None leaves it to the URL.
+        How long one call may take, in seconds, with all that it tries; None leaves it to the URL. A writer that is
+        killed within its transaction holds its keys for as long as the servers' ``transactionLifetimeLimitSeconds``,
+        60 s by default: the next one waits, and so this is more.
 
     Raises
     ------
@@ -97,7 +99,7 @@ class GridFSMapping(ByteMapping):
         bucket: str | None = None,
         array_id: str = "",
         layout: Layout = "gridfs",
-        timeout: float | None = 60.0,
+        timeout: float | None = 90.0,
     ) -> None:
         if layout not in get_args(Layout):
             raise StoreOptionError(f"layout is 'gridfs' or 'zarr-v2', not {layout!r}")
