@@ -15,7 +15,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 from zarr.testing.store import StoreTests
 
 from tests.streaming.spies import AsyncSpy
-from zarrstream import Checkpoint, MappingStore, stream_chunks, telemetry, write_stream
+from zarrstream import Checkpoint, MappingStore, open_store, stream_chunks, telemetry, write_stream
 from zarrstream.mappings.faults import Fault
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.stores.faulty import FaultyStore
@@ -271,3 +271,13 @@ def test_transactions_are_traced(seen: Seen) -> None:
         bound.set_sync("x", cpu.Buffer.from_bytes(b"x"))
     assert store.in_transaction(lambda bound: bound.get_sync("x").to_bytes(), attempts=2) == (b"x", 2)
     assert [span.name for span in seen.spans()] == ["zarrstream.store.set", "zarrstream.store.get"]
+
+
+def test_open_store_traces_where_it_is_told_to(seen: Seen, tmp_path: Path) -> None:
+    """`trace=True` puts it around whatever the URL names."""
+    store = open_store(f"sqlite:///{tmp_path}/x.db", trace=True)
+    assert isinstance(store, TracedStore)
+    zarr.create_array(store, shape=(4,), dtype="i4")
+    assert seen.spans("zarrstream.store.set")
+    assert not isinstance(open_store(f"sqlite:///{tmp_path}/x.db"), TracedStore)
+    store.close()

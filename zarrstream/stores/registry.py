@@ -60,6 +60,7 @@ def open_store(
     retry: Retry | Literal["default"] | None = "default",
     max_concurrency: int | Literal["default"] | None = "default",
     rate: float | None = None,
+    trace: bool = False,
     **options: Any,  # noqa: ANN401  # each back end has its own
 ) -> Store:
     """Open the store that a URL or path names, or a scheme with its parts.
@@ -81,6 +82,8 @@ def open_store(
         process. By default 64 for S3, Google Cloud Storage and Azure, and None, any number, for all others.
     rate : float or None, optional
         How many calls may begin there per second; None for any number.
+    trace : bool, optional
+        Whether OpenTelemetry sees each call: see `zarrstream.stores.traced.TracedStore`.
     **options
         Those of the back end, such as ``durability="full"`` of `zarrstream.mappings.sqlite.SQLiteMapping`.
 
@@ -107,11 +110,17 @@ def open_store(
         retry = _default_retry() if is_remote else None
     if max_concurrency == "default":
         max_concurrency = _REQUESTS if is_remote else None
-    if retry is None and max_concurrency is None and rate is None:
-        return store
-    from zarrstream.stores.resilient import ResilientStore
+    if not (retry is None and max_concurrency is None and rate is None):
+        from zarrstream.stores.resilient import ResilientStore
 
-    return ResilientStore(store, retry=retry, max_concurrency=max_concurrency, rate=rate)
+        store = ResilientStore(store, retry=retry, max_concurrency=max_concurrency, rate=rate)
+    return _traced(store) if trace else store
+
+
+def _traced(store: Store) -> Store:
+    from zarrstream.stores.traced import TracedStore
+
+    return TracedStore(store)
 
 
 def _bare(url: str | os.PathLike[str], read_only: bool, options: dict[str, Any]) -> tuple[Store, bool]:  # noqa: FBT001  # as `open_store`
