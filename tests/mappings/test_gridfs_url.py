@@ -1,9 +1,12 @@
-"""What a MongoDB URL names, and that nothing of it that is secret is ever shown. No server is met."""
+"""What a MongoDB URL names, and that nothing of it that is secret is ever shown."""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
 
 import pytest
 
@@ -11,6 +14,9 @@ from tests.optional import require
 from zarrstream import open_store
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.gridfs_url import address
+
+if TYPE_CHECKING:
+    from tests.programs import Server
 
 require("pymongo")
 from zarrstream.mappings.gridfs import GridFSMapping  # noqa: E402  # the driver has to be there
@@ -55,13 +61,76 @@ def test_a_url_that_cannot_be_is_refused_without_showing_it(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_what_the_driver_refuses_is_an_option_error_without_its_words() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://user:hush@host:99999/db",
+        "mongodb+srv://user:hush@cluster.example.test:27017/db",
+        "mongodb+srv://user:hush@a.example.test,b.example.test/db",
+        "mongodb+srv://user:hush@unknown.example.test/db",
+    ],
+)
+def test_what_the_driver_refuses_is_an_option_error_without_its_words(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is no host, a service with a port or a second name, and one that no DNS knows."""
+    resolver = require("dns.resolver")
+
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise resolver.NXDOMAIN
+
+    monkeypatch.setattr(resolver, "resolve", unknown)
     with pytest.raises(StoreOptionError, match="driver does not take") as caught:
-        GridFSMapping("mongodb://user:hush@host:99999/db")["k"]
+        GridFSMapping(url)["k"]
     error: BaseException | None = caught.value
     while error is not None:
         assert "hush" not in str(error)
         error = error.__cause__
+
+
+@pytest.mark.server
+def test_a_service_of_the_dns_leads_to_its_servers(lone_mongod: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mongodb+srv://``: the DNS says which servers they are, and the place is the service, wherever it leads."""
+    message, names, kinds, resolver = (require(f"dns.{part}") for part in ("message", "name", "rdatatype", "resolver"))
+    record = f"_mongodb._tcp.cluster.example.test. 60 IN SRV 0 0 {lone_mongod.port} one.example.test."
+    asked = []
+
+    def resolve(name: str, kind: str, **_: object) -> Any:
+        asked.append((str(name), kind))
+        answer = record if kind == "SRV" else ""
+        reply = message.from_text(
+            f"id 1\nopcode QUERY\nrcode NOERROR\nflags QR\n;QUESTION\n{name}. IN {kind}\n;ANSWER\n{answer}"
+        )
+        return resolver.Answer(names.from_text(str(name)), kinds.from_text(kind), 1, reply)
+
+    getaddrinfo = socket.getaddrinfo
+
+    def address_of(host: str, *rest: Any, **named: Any) -> Any:
+        return getaddrinfo("127.0.0.1" if host == "one.example.test" else host, *rest, **named)
+
+    monkeypatch.setattr(resolver, "resolve", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", address_of)
+    store: Any = open_store(
+        f"mongodb+srv://cluster.example.test/t{uuid4().hex}?tls=false", array_id="exp", timeout=20.0
+    )
+    store.mapping["k"] = b"1"
+    assert store.mapping["k"] == b"1"
+    assert store.mapping.place.startswith("mongodb+srv://cluster.example.test/")
+    assert ("_mongodb._tcp.cluster.example.test", "SRV") in asked
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("hello", "has"), [({"setName": "rs0"}, True), ({"msg": "isdbgrid"}, True), ({"ok": 1.0}, False)]
+)
+def test_replica_sets_and_routers_of_shards_have_transactions(
+    hello: dict[str, Any], *, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As their greeting says. (No package that tests can install has a mongos: its greeting is all that is met.)"""
+    mapping = GridFSMapping("mongodb://host/db")
+    database = SimpleNamespace(client=SimpleNamespace(admin=SimpleNamespace(command={"hello": hello}.get)))
+    monkeypatch.setattr(mapping._connection, "call", lambda work: work(database))
+    assert mapping._connection.transacts() is has
 
 
 def test_parts_are_a_url() -> None:
