@@ -50,7 +50,8 @@ MONGOD = Program(
 )
 POSTGRESQL = Program("postgresql", _postgresql, ("apt-get", "-qq", "-y", "install", "postgresql"))
 REDIS = Program("redis", lambda: on_path("redis-server"), ("apt-get", "-qq", "-y", "install", "redis-server"))
-PROGRAMS = {program.name: program for program in (MONGOD, POSTGRESQL, REDIS)} | CLOUD_PROGRAMS
+PROMETHEUS = Program("prometheus", lambda: on_path("prometheus"), ("apt-get", "-qq", "-y", "install", "prometheus"))
+PROGRAMS = {program.name: program for program in (MONGOD, POSTGRESQL, PROMETHEUS, REDIS)} | CLOUD_PROGRAMS
 
 
 # -- the fixtures, one each -------------------------------------------------------------------------------------------

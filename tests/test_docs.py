@@ -14,6 +14,7 @@ import pytest
 from tests.optional import require
 from tests.programs import marks, servers
 from tests.services import mongodb_url, postgresql_url
+from tests.sight.providers import give_back
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,6 +43,8 @@ def test_the_python_blocks_of_a_page_run(
     text = page.read_text()
     for module in " ".join(REQUIRES.findall(text)).split():
         require(module)
+    if "opentelemetry" in text:
+        give_back(monkeypatch)
     for server in servers(name := service(page), request):
         monkeypatch.setenv(f"ZARRSTREAM_{name}".upper(), URLS[str(name)](server))
     monkeypatch.chdir(tmp_path)

@@ -8,10 +8,13 @@ import pytest
 
 from tests.optional import require
 from tests.sight.conventions import check_metric, check_span
-from zarrstream import telemetry
+from tests.sight.providers import give_back
+from tests.sight.services import application, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["application", "prometheus", "seen"]
 
 
 class Seen:
@@ -90,16 +93,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers, meters = TracerProvider(shutdown_on_exit=False), MeterProvider([reader], shutdown_on_exit=False)
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    # The API sets each of them once in a process; a test gives them back.
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
-    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", meters)
-    telemetry._instruments.cache_clear()
+    give_back(monkeypatch)
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(meters)
     yield (seen := Seen(exporter, reader))
     for span in seen.spans():
         if span.name.startswith("zarrstream."):
             check_span(span)
     for metric in seen.metrics().values():
         check_metric(metric)
-    telemetry._instruments.cache_clear()
     tracers.shutdown()
     meters.shutdown()
