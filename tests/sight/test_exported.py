@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.optional import require
 from tests.sight import tables
 from tests.sight.services import Application, get
 from tests.streaming.spies import eventually
@@ -107,6 +108,7 @@ def test_names_and_units_are_the_conventions() -> None:
         assert metric.unit in {"s", "By"} or re.fullmatch(r"\{[a-z]+\}", metric.unit)
         assert not {"zarrstream.chunk.index", "zarrstream.chunk.key", "zarrstream.store.key"} & set(metric.attributes)
     assert signals.SECONDS == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+    require("opentelemetry.sdk")
     foreign = {name for attribute in signals.ATTRIBUTES if not (name := attribute.name).startswith("zarrstream.")}
     from opentelemetry.semconv.attributes import db_attributes, error_attributes
 
