@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from tests.processes import in_child, run
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import CodeType
 
     from zarrstream.mappings.lmdb import LMDBMapping
 
@@ -202,6 +204,34 @@ def test_a_signal_handler_may_fork_or_close_in_the_midst_of_a_call(mapping: LMDB
 
     mapping._share.call(interrupted, write=True)
     assert (attempts, mapping["k"]) == ([b"1", b"1"], b"2")
+
+
+def test_a_signal_handler_may_fork_in_a_write_that_others_wait_for(mapping: LMDBMapping) -> None:
+    """Whoever waits for his turn holds nothing that the fork waits for."""
+    mapping["k"] = b"1"
+    waiting = threading.Thread(target=mapping.__setitem__, args=("waiting", b"2"))
+    attempts: list[str] = []
+
+    def interrupted(transaction: Any) -> None:
+        attempts.append("once")
+        if len(attempts) == 1:
+            waiting.start()
+            deadline = time.monotonic() + 60
+            while not is_within(waiting, mapping._share.call.__code__):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            in_child(mapping.close)
+        transaction.put(b"k", b"3")
+
+    mapping._share.call(interrupted, write=True)
+    waiting.join()
+    assert dict(mapping) == {"k": b"3", "waiting": b"2"}
+
+
+def is_within(thread: threading.Thread, code: CodeType) -> bool:
+    """Return whether a thread is in a function, and in none that is called from there."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is code
 
 
 def test_a_signal_handler_may_close_while_another_thread_waits_to_be_alone(mapping: LMDBMapping) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from zarrstream.mappings.lmdb_environment import Durability, Environment, Error, ReadersFullError, environment_in
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: For how long a value may be read from what is open before the place is looked at again.
 _TRUSTED_SECONDS = 0.01
+_NOTHING = nullcontext()
 
 
 class Share:
@@ -83,14 +85,12 @@ class Share:
         while True:
             handle, map_size = None, 0
             try:
-                with environment.get().lock:
+                # The turn first: who waits for it must hold nothing that a fork in its holder's signal handler wants.
+                with environment.turn if write else _NOTHING, environment.get().lock:
                     if self._joined and environment.is_current():
                         handle, map_size = environment.handle, environment.map_size
-                    if handle is not None and write:
-                        with environment.turn:
-                            return _run(handle.begin(write=True, buffers=True), work, write=True)
                     if handle is not None:
-                        return _run(handle.begin(buffers=True), work, write=False)
+                        return _run(handle.begin(write=write, buffers=True), work, write=write)
             except Error as error:
                 environment.mend(error, handle, map_size, attempt)
                 attempt += 1
