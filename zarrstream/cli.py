@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,14 +41,24 @@ def _commands() -> Callable[[], object]:
     version = typer.Option(False, "--version", is_eager=True, callback=_version, help="Show it.")  # noqa: FBT003 - typer's
     store = typer.Option(None, metavar="URL", show_default="SQLite in a temporary folder", help="Where to write; kept.")
     size = typer.Option(256, min=1, metavar="MB", help="The array's size.")
+    trace = typer.Option(False, "--trace", help="Show a timeline of the run, and what took how long.")  # noqa: FBT003 - typer's
+    file = typer.Option(None, "--trace-file", metavar="FILE", help="Keep the trace, a span a line. Adds to --trace.")
+    image = typer.Option(None, "--trace-picture", metavar="FILE", help="Draw the timeline, as SVG. Adds to --trace.")
 
     @app.callback(help="Stores, streams and resumable writes for zarr.")
     def _root(version: bool = version) -> None:  # noqa: FBT001 - a flag of the command line is named when it is given
         pass
 
     @app.command("demo", help="Stream a field in, be killed, resume, stream it back, and check every value.")
-    def _demo_command(store: str | None = store, size: int = size) -> None:
-        _demo(store, size)
+    def _demo_command(
+        store: str | None = store,
+        size: int = size,
+        trace: bool = trace,  # noqa: FBT001 - as above
+        file: str | None = file,
+        image: str | None = image,
+    ) -> None:
+        with _traced(file, image, wanted=trace or file is not None or image is not None) as path:
+            _demo(store, size, path)
 
     @app.command("stores", help="List the known stores, and what installs those that are not there.")
     def _stores_command() -> None:
@@ -69,11 +81,30 @@ def _stores() -> None:
         _print(f"{store.scheme:<12}{'installed' if store.installed else missing:<42}{store.title}")
 
 
-def _demo(store: str | None, megabytes: int) -> None:
+@contextlib.contextmanager
+def _traced(file: str | None, image: str | None, *, wanted: bool) -> Iterator[Path | None]:
+    """Yield where a command writes its trace, and show at the end what is in there."""
+    if not wanted:
+        yield None
+        return
+    from zarrstream.timeline import describe, load
+    from zarrstream.timeline_picture import picture
+
+    with tempfile.TemporaryDirectory(prefix="zarrstream-trace-") as folder:
+        path = Path(file or Path(folder) / "trace.jsonl")
+        path.write_bytes(b"")
+        yield path
+        lines = load(path)
+    _print(f"\n{describe(lines)}")
+    if image is not None:
+        Path(image).write_text(picture(lines))
+
+
+def _demo(store: str | None, megabytes: int, trace: Path | None) -> None:
     from zarrstream.demo import run_demo
 
     with _shown() as show:
-        report = run_demo(store, megabytes=megabytes, show=show)
+        report = run_demo(store, megabytes=megabytes, show=show, trace=trace)
     _print(_describe(report, kept=store is not None))
     if report.wrong:
         sys.exit(1)

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import zarr
 
+from zarrstream import telemetry
 from zarrstream.errors import StoreOptionError, ZarrStreamError
+from zarrstream.recorder import recording
 from zarrstream.stores.registry import open_store
 from zarrstream.streaming.checkpoint import Checkpoint
 from zarrstream.streaming.codec import chunk_region
@@ -162,7 +164,9 @@ def _hash(counter: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return mixed
 
 
-def run_demo(store: str | None = None, *, megabytes: int = DEFAULT_MEGABYTES, show: Show | None = None) -> DemoReport:
+def run_demo(
+    store: str | None = None, *, megabytes: int = DEFAULT_MEGABYTES, show: Show | None = None, trace: Path | None = None
+) -> DemoReport:
     """Stream a field into a store, kill the writer half-way, resume, stream it back, and check every value.
 
     Parameters
@@ -174,6 +178,8 @@ def run_demo(store: str | None = None, *, megabytes: int = DEFAULT_MEGABYTES, sh
         The array's size in MB (10**6 bytes), rounded up to whole chunks all around the globe.
     show : callable, optional
         Receives a `Step` whenever there is something to tell.
+    trace : Path, optional
+        A file to which the spans of all processes are appended: see `zarrstream.recorder.recording`.
 
     Returns
     -------
@@ -186,14 +192,19 @@ def run_demo(store: str | None = None, *, megabytes: int = DEFAULT_MEGABYTES, sh
         If the store lives in this process only.
     ZarrStreamError
         If a writer failed; it has said why on standard error.
+    MissingExtraError
+        If a trace is wanted, and OpenTelemetry's SDK is not there.
     """
     if store is not None and store.startswith("memory:"):
         raise StoreOptionError(f"{store} lives in one process; the demo kills its writer, so it needs another store")
     with tempfile.TemporaryDirectory(prefix="zarrstream-demo-") as folder:
         url = store or f"sqlite:///{folder}/demo.db"
         array = _create(url, megabytes)
-        with contextlib.closing(array.store):
-            return _run(array, url, Path(folder) / "checkpoint", show or (lambda _: None))
+        with (
+            contextlib.closing(array.store),
+            recording(trace, "zarrstream demo") if trace else contextlib.nullcontext(),
+        ):
+            return _run(array, url, Path(folder) / "checkpoint", show or (lambda _: None), trace)
 
 
 def ingest(url: str, checkpoint: Path, *, hold_at: int | None = None) -> None:
@@ -242,13 +253,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _run(array: zarr.Array[Any], url: str, checkpoint: Path, show: Show) -> DemoReport:
+def _run(array: zarr.Array[Any], url: str, checkpoint: Path, show: Show, trace: Path | None) -> DemoReport:
     total = array.nchunks
-    begun = _watch(url, checkpoint, lambda done: show(Step("write", done, total)), kill_at=total // 2)
+    begun = _watch(url, checkpoint, lambda done: show(Step("write", done, total)), kill_at=total // 2, trace=trace)
     show(
         Step("write", begun["done"], total, f"the writer was killed (SIGKILL) after {begun['done']} of {total} chunks")
     )
-    ended = _watch(url, checkpoint, lambda done: show(Step("resume", done, total)))
+    ended = _watch(url, checkpoint, lambda done: show(Step("resume", done, total)), trace=trace)
     show(Step("resume", ended["done"], total, f"resumed; chunks written twice: {ended['rewritten']}"))
     begin = time.perf_counter()
     wrong = _check(array, lambda done: show(Step("read back", done, total)))
@@ -281,11 +292,15 @@ def _create(url: str, megabytes: int) -> zarr.Array[Any]:
     )
 
 
-def _watch(url: str, checkpoint: Path, show: Callable[[int], None], *, kill_at: int | None = None) -> dict[str, Any]:
+def _watch(
+    url: str, checkpoint: Path, show: Callable[[int], None], *, kill_at: int | None = None, trace: Path | None = None
+) -> dict[str, Any]:
     """Run a writer, kill it when so many chunks are done, and return the last that it told."""
     command = [sys.executable, "-m", "zarrstream.demo", "--ingest", url, str(checkpoint)]
     if kill_at is not None:
         command += ["--hold-at", str(kill_at)]
+    if trace is not None:
+        command += ["--trace", str(trace), json.dumps(telemetry.headers())]
     last: dict[str, Any] = {"done": 0}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603 - our own
         try:
@@ -318,8 +333,13 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="The writer of `zarrstream demo`, which starts it.")
     parser.add_argument("--ingest", nargs=2, metavar=("URL", "CHECKPOINT"), required=True)
     parser.add_argument("--hold-at", type=int, metavar="CHUNKS")
+    parser.add_argument("--trace", nargs=2, metavar=("FILE", "HEADERS"))
     options = parser.parse_args()
-    ingest(options.ingest[0], Path(options.ingest[1]), hold_at=options.hold_at)
+    with contextlib.ExitStack() as stack:
+        if options.trace:
+            stack.enter_context(recording(Path(options.trace[0])))
+            stack.enter_context(telemetry.below(json.loads(options.trace[1])))
+        ingest(options.ingest[0], Path(options.ingest[1]), hold_at=options.hold_at)
 
 
 if __name__ == "__main__":

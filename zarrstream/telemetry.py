@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
+from zarrstream.kinds import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,15 +31,6 @@ _NAME = "zarrstream"
 # The API loads the provider that one of these names when it is first asked for it.
 _ASKED_FOR = {"OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"} & os.environ.keys()
 _RECORDED = "_zarrstream_recorded"
-_DATABASES = {
-    "lmdb": "lmdb",
-    "mongodb": "mongodb",
-    "mongodb+srv": "mongodb",
-    "postgresql": "postgresql",
-    "shm": "lmdb",
-    "sqlite": "sqlite",
-}
-_OF_ZARR = {"LocalStore": "file", "MemoryStore": "memory", "ZipStore": "zip"}
 _NOBODY = {"NoOpMeterProvider", "_ProxyMeterProvider"}  # by name: the second class is private
 
 
@@ -189,6 +181,29 @@ def context_of(span: Span | None) -> Context | None:
     return trace.set_span_in_context(span)
 
 
+def headers() -> dict[str, str]:
+    """Return the current context as W3C's headers (``traceparent`` and others); none where nobody listens."""
+    found: dict[str, str] = {}
+    if _api("trace") is not None:
+        import_module("opentelemetry.propagate").inject(found)
+    return found
+
+
+@contextmanager
+def below(found: Mapping[str, str]) -> Iterator[None]:
+    """Make the span that some `headers` name the current one."""
+    if not found:
+        yield
+        return
+    from opentelemetry import context, propagate
+
+    token = context.attach(propagate.extract(found))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
 class Carried:
     """A callable that takes the context in which it was made along: see `carry`.
 
@@ -199,22 +214,12 @@ class Carried:
     """
 
     def __init__(self, work: Callable[..., Any]) -> None:
-        self._work = work
-        self._headers: dict[str, str] = {}
-        if _api("trace") is not None:
-            import_module("opentelemetry.propagate").inject(self._headers)
+        self._work, self._headers = work, headers()
 
     def __call__(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # those of what it calls
         """Call it where the span that was current is current again."""
-        if not self._headers:
+        with below(self._headers):
             return self._work(*args, **options)
-        from opentelemetry import context, propagate
-
-        token = context.attach(propagate.extract(self._headers))
-        try:
-            return self._work(*args, **options)
-        finally:
-            context.detach(token)
 
 
 def carry(work: Callable[P, T]) -> Callable[P, T]:
@@ -269,27 +274,6 @@ def error_type(error: BaseException) -> str:
     """Return what ``error.type`` says: the class of the exception, or of the one behind it."""
     found = type(error.__cause__ or error)
     return found.__qualname__ if found.__module__ == "builtins" else f"{found.__module__}.{found.__qualname__}"
-
-
-def kind_of(store: Any) -> str:  # noqa: ANN401  # of whichever class
-    """Return a store's kind in a word: its scheme, or its class where it has none; wrappers are looked through."""
-    while any(base.__name__ == "WrapperStore" for base in type(store).__mro__):
-        store = store._store  # noqa: SLF001  # zarr's wrappers have no public way to what they wrap
-    name = type(store).__name__
-    system = getattr(store, "fs", None)
-    system = getattr(system, "sync_fs", system)  # fsspec's wrapper of synchronous file systems
-    place = getattr(getattr(system, "mapping", store), "place", None)
-    if place:
-        return str(place).partition(":")[0]
-    if system is not None:
-        return str(system.protocol if isinstance(system.protocol, str) else system.protocol[0])
-    return _OF_ZARR.get(name, name)
-
-
-def database_of(store: object) -> dict[str, str]:
-    """Return which database a store lies in, as an attribute; nothing where it lies in none."""
-    kind = kind_of(store)
-    return {"db.system.name": _DATABASES[kind]} if kind in _DATABASES else {}
 
 
 def sight() -> Sight | None:

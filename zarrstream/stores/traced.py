@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import WrapperStore
 
-from zarrstream import telemetry
+from zarrstream import kinds
 from zarrstream.stores.call import Call
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TracedStore(WrapperStore[Store]):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        kind, database = telemetry.kind_of(store), telemetry.database_of(store)
+        kind, database = kinds.kind_of(store), kinds.database_of(store)
         self._about = {"zarrstream.store": kind, **database}
         self._is_remote = database.get("db.system.name") in _SERVERS
 
