@@ -125,8 +125,10 @@ class Proxy:
 
     Parameters
     ----------
-    toxiproxy, upstream : Server
-        The proxy, and where it leads.
+    toxiproxy : Server
+        The proxy.
+    upstream : int
+        The port of 127.0.0.1 that it leads to.
 
     Attributes
     ----------
@@ -134,10 +136,10 @@ class Proxy:
         Where it listens on 127.0.0.1.
     """
 
-    def __init__(self, toxiproxy: Server, upstream: Server) -> None:
+    def __init__(self, toxiproxy: Server, upstream: int) -> None:
         self._toxiproxy = toxiproxy
         self.name = f"p{os.urandom(6).hex()}"
-        wanted = {"name": self.name, "listen": "127.0.0.1:0", "upstream": f"127.0.0.1:{upstream.port}"}
+        wanted = {"name": self.name, "listen": "127.0.0.1:0", "upstream": f"127.0.0.1:{upstream}"}
         with _request(toxiproxy, "POST", "/proxies", wanted) as response:
             self.port = int(json.load(response)["listen"].rpartition(":")[2])
 

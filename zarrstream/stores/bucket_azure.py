@@ -10,6 +10,7 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.identity.aio import ManagedIdentityCredential
 
 from zarrstream.stores.bucket import whole
+from zarrstream.stores.clients import let_go
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -34,6 +35,7 @@ class AzureBucket:
         if own.pop("use_managed_identity", False):
             own["credential"] = ManagedIdentityCredential()
         self._system = AzureBlobFileSystem(**own)
+        let_go(self._system)
         self._client = self._system.service_client.get_container_client(name)
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:

@@ -85,7 +85,8 @@ class ObstoreBucket:
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
-        async for _ in obstore.list(self._store, prefix=prefix.rstrip("/") or None, chunk_size=1):
+        # Nothing is beneath this name; a page of a thousand names is more than the question is worth.
+        async for _ in obstore.list(self._store, prefix=f"{prefix}-"):
             return
 
     async def close(self) -> None:

@@ -85,7 +85,7 @@ class S3Bucket:
 
     async def close(self) -> None:
         """Close the client's connections."""
-        client, self._system._s3 = self._system._s3, None  # noqa: SLF001  # s3fs closes it only where it is synchronous
+        client = self._system._s3  # noqa: SLF001  # s3fs closes it only where it is synchronous
         if client is not None:
             await client.close()
 

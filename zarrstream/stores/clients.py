@@ -59,6 +59,7 @@ class Clients(Generic[C]):
         found = self._made.get(loop)
         if found is None:
             client = self._make()
+            _open.add(client)
             held = self._hold(client, loop)
             await anext(held)  # it never waits: no other task comes between
             with self._guard:
@@ -81,7 +82,10 @@ class Clients(Generic[C]):
             with self._guard:
                 if loop in self._made and self._made[loop][0] is client:
                     del self._made[loop]
-            await client.close()
+            try:
+                await client.close()
+            finally:
+                _open.discard(client)
 
     def _begin_anew(self) -> None:
         # What the parent had is kept for good: its end would say good-bye on the parent's connections.
@@ -89,6 +93,17 @@ class Clients(Generic[C]):
         self._process = os.getpid()
         self._guard = threading.Lock()
         self._made = weakref.WeakKeyDictionary()
+
+
+def let_go(system: object) -> None:
+    """Take back a file system's orders to close itself, which is done here, and on the right loop.
+
+    adlfs would be kept for good by its own, to close itself at exit on no loop; gcsfs would close itself on whichever
+    loop runs when it is collected.
+    """
+    for order in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # noqa: SLF001  # the only way to them
+        if (alive := order.peek()) is not None and alive[0] is system:
+            order.detach()
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None, None]) -> None:
@@ -112,6 +127,9 @@ def _close_all() -> None:
 
 
 _every: weakref.WeakSet[Clients[Any]] = weakref.WeakSet()
+# In garbage that holds a client and what would close it, the client might come first, and say that nobody closed it.
+# What is in here is no garbage.
+_open: set[Client] = set()
 _inherited: list[object] = []
 _exiting: list[bool] = []
 _closing: set[asyncio.Task[None]] = set()  # the loop itself holds no strong reference

@@ -9,15 +9,20 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from zarrstream.errors import StoreOptionError, StoreTimeoutError
+from zarrstream.errors import StoreError, StoreOptionError, StoreTimeoutError
+from zarrstream.mappings.deadlines import remaining
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CALM = 0.1  # seconds: the failures of one moment are one sign, not several
 
 
 class Limit:
-    """How many calls may be under way at a place, and how many may begin in a second.
+    """How many calls may be under way at a place, and how many may begin in a second: a context around each call.
 
     Attributes
     ----------
@@ -57,8 +62,10 @@ class Limit:
 
     # -- taking and giving --------------------------------------------------------------------------------------------
 
-    async def take(self) -> None:
+    async def __aenter__(self) -> None:
         """Wait for room, and for the turn that the rate gives; whoever is cancelled gives its place up."""
+        if self._enters():
+            return
         ticket = self._ticket()
         try:
             if not ticket.done():
@@ -69,32 +76,54 @@ class Limit:
             self._give_up(ticket)
             raise
 
-    def take_sync(self, timeout: float | None) -> None:
-        """Wait for room in this thread.
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._ended(error)
+
+    def __enter__(self) -> None:
+        """Wait for room in this thread, for as long as the call has left.
 
         Raises
         ------
         StoreTimeoutError
             There was none in time.
         """
-        ticket = self._ticket()
+        if self._enters():
+            return
+        ticket, timeout = self._ticket(), remaining()
         try:
             ticket.result(timeout)
             time.sleep(self._pause())
         except FutureTimeoutError:
             self._give_up(ticket)
             raise StoreTimeoutError(
-                f"none of {int(self.room)} requests at this place ended within {timeout:.3g} s: raise max_concurrency"
+                f"none of {int(self.room)} calls at this place ended within {timeout:.3g} s: raise max_concurrency"
             ) from None
         except BaseException:
             self._give_up(ticket)
             raise
 
-    def give(self) -> None:
-        """Say that a call has ended."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._ended(error)
+
+    def _enters(self) -> bool:
+        """Take room, if there is some and nobody waits for it."""
+        with self._guard:
+            free = self.rate is None and not self._waiting and self.busy + 1 <= self.room
+            self.busy += free
+            return free
+
+    def _ended(self, error: BaseException | None) -> None:
+        """Count a call as ended, well or not."""
+        if isinstance(error, StoreError) and error.throttled:
+            self.throttled()
+        elif error is None:
+            self.succeeded()
+        self._give()
+
+    def _give(self) -> None:
         with self._guard:
             self.busy -= 1
-            admitted = self._admit()
+            admitted = self._admit() if self._waiting else ()
         _wake(admitted)
 
     def succeeded(self) -> None:
@@ -134,7 +163,7 @@ class Limit:
 
     def _give_up(self, ticket: Future[None]) -> None:
         if not ticket.cancel():  # it was admitted
-            self.give()
+            self._give()
 
     def _pause(self) -> float:
         """Return how long to wait for one's turn, and take it."""
@@ -152,7 +181,7 @@ def is_number(value: object, kind: type[int | float], *, least: float) -> bool:
     return isinstance(value, kind | int) and not isinstance(value, bool) and value >= least
 
 
-def _wake(admitted: list[Future[None]]) -> None:
+def _wake(admitted: Iterable[Future[None]]) -> None:
     for ticket in admitted:
         ticket.set_result(None)
 

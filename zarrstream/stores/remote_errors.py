@@ -306,6 +306,8 @@ def _statuses(error: BaseException) -> Iterator[int]:
         code = str(response.get("Error", {}).get("Code"))
         if status or code.isdecimal():
             yield int(status or code)
+    if type(error).__module__ == "aiohttp.http_exceptions":
+        return  # their "400" is aiohttp's view of a broken body, and no server's answer
     for name in ("status_code", "status", "code"):  # Azure, aiohttp, gcsfs
         value = getattr(error, name, None)
         if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -15,13 +14,12 @@ from zarr.storage import WrapperStore
 
 from zarrstream import telemetry
 from zarrstream.errors import StoreError, StoreOptionError
-from zarrstream.mappings.deadlines import remaining
 from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -233,45 +231,30 @@ class ResilientStore(WrapperStore[Store]):
 
     async def _call(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
         if self.retry is None:
-            async with self._turn():
+            async with self.limit:
                 return await work()
-        return await self.retry.run(work, f"{operation} {key!r} of {self}", self._again(operation), self._turn)
+        return await self.retry.run(work, _Call(self, operation, key))
 
     def _call_sync(self, operation: str, key: str, work: Callable[[], T]) -> T:
         if self.retry is None:
-            with self._turn_sync():
+            with self.limit:
                 return work()
-        call = f"{operation} {key!r} of {self}"
-        return self.retry.run_sync(work, call, self._again(operation), self._turn_sync)
+        return self.retry.run_sync(work, _Call(self, operation, key))
 
-    def _again(self, operation: str) -> Callable[[BaseException], None]:
-        return lambda _: telemetry.retried(operation, telemetry.kind_of(self._store))
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        await self.limit.take()
-        with self._noted():
-            yield
+class _Call:
+    """One call of a store's: see `zarrstream.stores.retry.Call`."""
 
-    @contextmanager
-    def _turn_sync(self) -> Iterator[None]:
-        self.limit.take_sync(remaining())
-        with self._noted():
-            yield
+    def __init__(self, store: ResilientStore, operation: str, key: str) -> None:
+        self._store, self._operation, self._key = store, operation, key
+        self.gate = store.limit
 
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        """Tell the limit how a call ends."""
-        try:
-            yield
-        except StoreError as error:
-            if error.throttled:
-                self.limit.throttled()
-            raise
-        else:
-            self.limit.succeeded()
-        finally:
-            self.limit.give()
+    def __str__(self) -> str:
+        return f"{self._operation} {self._key!r} of {self._store}"
+
+    def again(self, error: BaseException) -> None:  # noqa: ARG002  # telemetry counts, the error itself is told at the end
+        """Say that another attempt follows."""
+        telemetry.retried(self._operation, telemetry.kind_of(self._store))
 
 
 class _Told:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zarrstream.errors import MissingExtraError, StoreError, StoreOptionError, StoreTimeoutError
 from zarrstream.mappings.deadlines import remaining, until
@@ -19,7 +18,24 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
+    from zarrstream.stores.limits import Limit
+
 T = TypeVar("T")
+
+
+class Call(Protocol):
+    """What is called, as messages name it.
+
+    Attributes
+    ----------
+    gate : Limit
+        Entered around each attempt; how long that takes counts for the deadline alone.
+    """
+
+    gate: Limit
+
+    def again(self, error: BaseException) -> None:
+        """Be told of a failure that another attempt follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,55 +87,55 @@ class Retry:
         if not is_there("tenacity"):
             raise MissingExtraError("Retry needs the package 'tenacity': pip install 'zarrstream[retry]'")
 
-    async def run(
-        self,
-        work: Callable[[], Awaitable[T]],
-        call: str,
-        again: Callable[[BaseException], None],
-        gate: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
-    ) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]], call: Call) -> T:
         """Return what ``work`` returns, awaited as often as the policy allows.
 
         Parameters
         ----------
         work : callable
             One attempt.
-        call : str
-            What it is, for messages: ``"get 'c/0' of s3://…"``.
-        again : callable
-            Told of each failure that is followed by another attempt.
-        gate : callable, optional
-            Around each attempt; how long it takes to enter counts for the deadline alone.
+        call : Call
+            What is called.
 
         Raises
         ------
         StoreTimeoutError
             The deadline is over; ``__cause__`` is the last failure, where there was one.
         """
-        from tenacity import AsyncRetrying
-
-        failures: list[BaseException] = []
+        failures: list[Exception] = []
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._left()) as total:
                 with until(self.deadline):
-                    async for attempt in AsyncRetrying(**self._rules(failures, again)):
-                        with attempt:
-                            return await self._attempt(work, call, gate)
-        except TimeoutError as error:
-            if not total.expired():
-                raise self._told(error, failures) from error.__cause__
-            raise self._overdue(call, failures) from (failures[-1] if failures else None)
+                    try:
+                        return await self._attempt(work, call)
+                    except Exception as error:
+                        if not passes(error):
+                            raise
+                        first = error
+                    return await self._go_on(work, call, first, failures)
         except Exception as error:  # noqa: BLE001  # every one is raised again
-            raise self._told(error, failures) from error.__cause__
+            spent = time.monotonic() - started
+            if isinstance(error, TimeoutError) and total.expired():
+                raise self._overdue(call, len(failures) + 1, spent, failures) from (failures[-1] if failures else None)
+            ended = self._ended(call, error, failures, spent)
+            raise ended from ended.__cause__
+
+    async def _go_on(
+        self, work: Callable[[], Awaitable[T]], call: Call, first: Exception, failures: list[Exception]
+    ) -> T:
+        """Make the attempts after the first; tenacity, which costs as much as a small request, is only here."""
+        from tenacity import AsyncRetrying
+
+        async for attempt in AsyncRetrying(**self._rules(call, failures)):
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise first
+                return await self._attempt(work, call)
         raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
 
-    async def _attempt(
-        self,
-        work: Callable[[], Awaitable[T]],
-        call: str,
-        gate: Callable[[], AbstractAsyncContextManager[object]],
-    ) -> T:
-        async with gate():
+    async def _attempt(self, work: Callable[[], Awaitable[T]], call: Call) -> T:
+        async with call.gate:
             try:
                 async with asyncio.timeout(self.attempt_timeout) as limit:
                     with until(self.attempt_timeout):
@@ -132,47 +148,55 @@ class Retry:
                     f"or look at the network"
                 ) from error.__context__
 
-    def run_sync(
-        self,
-        work: Callable[[], T],
-        call: str,
-        again: Callable[[BaseException], None],
-        gate: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> T:
+    def run_sync(self, work: Callable[[], T], call: Call) -> T:
         """Return what ``work`` returns, called as often as the policy allows. See `run`."""
+        failures: list[Exception] = []
+        started = time.monotonic()
+        with until(self.deadline):
+            try:
+                try:
+                    return self._attempt_sync(work, call)
+                except Exception as error:
+                    if not passes(error):
+                        raise
+                    first = error
+                return self._go_on_sync(work, call, first, failures)
+            except Exception as error:  # noqa: BLE001  # as above
+                ended = self._ended(call, error, failures, time.monotonic() - started)
+                raise ended from ended.__cause__
+
+    def _go_on_sync(self, work: Callable[[], T], call: Call, first: Exception, failures: list[Exception]) -> T:
         from tenacity import Retrying
 
-        failures: list[BaseException] = []
-        started = time.monotonic()
-        try:
-            with until(self.deadline):
-                for attempt in Retrying(**self._rules(failures, again)):
-                    with attempt, gate(), until(self.attempt_timeout):
-                        return work()
-        except Exception as error:
-            if self.deadline is not None and passes(error) and len(failures) + 1 < self.attempts:
-                spent = time.monotonic() - started
-                raise self._overdue(call, [*failures, error], spent) from error
-            raise self._told(error, failures) from error.__cause__
+        for attempt in Retrying(**self._rules(call, failures)):
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise first
+                return self._attempt_sync(work, call)
         raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
 
-    def _rules(self, failures: list[BaseException], again: Callable[[BaseException], None]) -> dict[str, Any]:
+    def _attempt_sync(self, work: Callable[[], T], call: Call) -> T:
+        with call.gate, until(self.attempt_timeout):
+            return work()
+
+    def _rules(self, call: Call, failures: list[Exception]) -> dict[str, Any]:
         """Return the policy in tenacity's words."""
         from tenacity import retry_if_exception, wait_random_exponential
 
         def failed(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
-            if error is not None:
+            if isinstance(error, Exception):
                 failures.append(error)
-                again(error)
+                call.again(error)
 
         def is_over(state: RetryCallState) -> bool:
             """Whether the deadline would be over before the next attempt began."""
             left = remaining()
-            return left is not None and left <= (state.upcoming_sleep or 0)
+            late = left is not None and left <= (state.upcoming_sleep or 0)
+            return late or state.attempt_number >= self.attempts
 
         return {
-            "stop": lambda state: state.attempt_number >= self.attempts or is_over(state),
+            "stop": is_over,
             "wait": wait_random_exponential(multiplier=self.base, max=self.cap),
             "retry": retry_if_exception(passes),
             "before_sleep": failed,
@@ -185,19 +209,22 @@ class Retry:
         known = [seconds for seconds in (self.deadline, left) if seconds is not None]
         return min(known) if known else None
 
-    def _overdue(self, call: str, failures: list[BaseException], spent: float | None = None) -> StoreTimeoutError:
-        last = f"; the last failure: {failures[-1]}" if failures else ""
-        attempts = len(failures) + (spent is None)
-        return StoreTimeoutError(
-            f"{call} did not succeed within {spent or self.deadline:.3g} s and {attempts} attempts{last}. "
-            f"Raise Retry's deadline, or look at the network and the server"
-        )
-
-    def _told(self, error: Exception, failures: list[BaseException]) -> Exception:
-        """Return an error that says how often it was tried, where that was more than once."""
+    def _ended(self, call: Call, error: Exception, failures: list[Exception], spent: float) -> Exception:
+        """Return what the last failure becomes: itself, with how often it was tried, or an end before its time."""
+        if passes(error) and len(failures) + 1 < self.attempts:  # another attempt would have begun too late
+            overdue = self._overdue(call, len(failures) + 1, spent, [error])
+            overdue.__cause__ = error
+            return overdue
         if failures:
             error.add_note(f"after {len(failures) + 1} attempts; before it: {failures[-1]}")
         return error
+
+    def _overdue(self, call: Call, attempts: int, spent: float, failures: list[Exception]) -> StoreTimeoutError:
+        last = f"; the last failure: {failures[-1]}" if failures else ""
+        return StoreTimeoutError(
+            f"{call} did not succeed within {spent:.3g} s and {attempts} attempts{last}. "
+            f"Raise Retry's deadline, or look at the network and the server"
+        )
 
 
 def passes(error: BaseException) -> bool:

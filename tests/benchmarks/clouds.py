@@ -1,0 +1,276 @@
+"""Chunks out of S3, beside the bare clients and the peers, in turns in one process: MinIO through toxiproxy.
+
+``python -m tests.benchmarks.clouds [--latency MS …] [--concurrency N …] [--rounds N] [--json FILE]``. The servers are
+started as the tests start them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import zarr
+import zarr.storage
+
+from tests.cloud_services import S3_SECRET, S3_USER, Proxy, minio, toxiproxy
+from tests.clouds import S3_OPTIONS, s3_client
+from zarrstream import open_store, stream_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHUNKS, SIDE = 128, 512  # chunks of 512 x 512 float32: 1 MiB, of which zstd leaves about half
+BUCKET, PREFIX = "benchmark", "array"
+#: Our way -> the way that it is measured by -> how many times as fast it is to be, at least.
+REQUIRED = {
+    "ours, obstore": {"obstore's gets": 0.85, "TensorStore": 1.1},
+    "ours, s3fs": {"s3fs's gets": 0.85, "zarr on s3fs": 1.3},
+}
+
+
+class Site(NamedTuple):
+    """Where the array is.
+
+    Attributes
+    ----------
+    port : int
+        Of the proxy.
+    concurrency : int
+        How many requests are under way.
+    keys : list of str
+        The objects' names.
+    """
+
+    port: int
+    concurrency: int
+    keys: list[str]
+
+    @property
+    def endpoint(self) -> str:
+        """The proxy's URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def values() -> np.ndarray[Any, Any]:
+    """Return numbers that compress to about a half: a smooth field and noise in the lower bits."""
+    noise = np.random.default_rng(5).integers(0, 1 << 12, (CHUNKS * SIDE, SIDE))
+    return (np.arange(CHUNKS * SIDE, dtype="f4")[:, None] + noise.astype("f4") / (1 << 12)).astype("f4")
+
+
+def opened(site: Site, **options: Any) -> Any:
+    """Return our store."""
+    where = {"endpoint_url": site.endpoint, "region": "us-east-1", "storage_options": dict(S3_OPTIONS)}
+    return open_store(f"s3://{BUCKET}/{PREFIX}", **{**where, "max_concurrency": site.concurrency, **options})
+
+
+def ours(engine: str) -> Callable[[Site], tuple[Callable[[], float], Callable[[], None]]]:
+    """A stream through one engine."""
+
+    def make(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
+        store = opened(site, engine=engine)
+        array = zarr.open_array(store, mode="r")
+
+        def run() -> float:
+            return sum(float(chunk.data[0, 0]) for chunk in stream_chunks(array, concurrency=site.concurrency))
+
+        return run, store.close
+
+    return make
+
+
+def gets(site: Site, connect: Callable[[], Any]) -> tuple[Callable[[], float], Callable[[], None]]:
+    """So many gets at once, and nothing else; ``connect`` gives, on a loop, what gets and what closes."""
+    loop = asyncio.new_event_loop()
+    get, close = loop.run_until_complete(connect())
+
+    async def all_of_them() -> float:
+        names = iter(site.keys)
+
+        async def work() -> None:
+            for name in names:
+                await get(name)
+
+        await asyncio.gather(*(work() for _ in range(site.concurrency)))
+        return 0.0
+
+    def end() -> None:
+        loop.run_until_complete(close())
+        loop.close()
+
+    return lambda: loop.run_until_complete(all_of_them()), end
+
+
+def obstore_gets(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
+    """obstore alone."""
+    import obstore
+    from obstore.store import S3Store
+
+    async def connect() -> Any:
+        store = S3Store(
+            BUCKET,
+            endpoint=site.endpoint,
+            region="us-east-1",
+            access_key_id=S3_USER,
+            secret_access_key=S3_SECRET,
+            client_options={"allow_http": True},
+        )
+
+        async def get(name: str) -> None:
+            await (await obstore.get_async(store, name)).bytes_async()
+
+        async def close() -> None:
+            return None
+
+        return get, close
+
+    return gets(site, connect)
+
+
+def s3fs_gets(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
+    """s3fs alone."""
+    import s3fs
+
+    async def connect() -> Any:
+        system = s3fs.S3FileSystem(
+            **S3_OPTIONS,
+            endpoint_url=site.endpoint,
+            asynchronous=True,
+            skip_instance_cache=True,
+            config_kwargs={"max_pool_connections": 2 * site.concurrency},
+        )
+        client = await system.set_session()
+        return lambda name: system._cat_file(f"{BUCKET}/{name}"), client.close
+
+    return gets(site, connect)
+
+
+def zarr_on_s3fs(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
+    """zarr's whole read."""
+    options = {**S3_OPTIONS, "endpoint_url": site.endpoint, "skip_instance_cache": True}
+    options["config_kwargs"] = {"max_pool_connections": 2 * site.concurrency}
+    store: Any = zarr.storage.FsspecStore.from_url(f"s3://{BUCKET}/{PREFIX}", storage_options=options)
+    array = zarr.open_array(store, mode="r")
+
+    def run() -> float:
+        with zarr.config.set({"async.concurrency": site.concurrency}):
+            return float(np.asarray(array[:])[::SIDE, 0].sum())
+
+    def end() -> None:
+        from zarr.core.sync import sync
+
+        sync(store.fs._s3.close())
+
+    return run, end
+
+
+def tensorstore(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
+    """TensorStore, so many reads ahead."""
+    import tensorstore as ts
+
+    kvstore = {"driver": "s3", "bucket": BUCKET, "path": f"{PREFIX}/", "endpoint": site.endpoint}
+    kvstore |= {"aws_region": "us-east-1", "aws_credentials": {"type": "environment"}}
+    context = {"s3_request_concurrency": {"limit": site.concurrency}, "cache_pool": {"total_bytes_limit": 0}}
+    array = ts.open({"driver": "zarr3", "kvstore": kvstore, "context": context}, read=True).result()
+
+    def run() -> float:
+        ahead, total = [], 0.0
+        for start in range(0, CHUNKS * SIDE, SIDE):
+            ahead.append(array[start : start + SIDE].read())
+            if len(ahead) == site.concurrency:
+                total += float(ahead.pop(0).result()[0, 0])
+        return total + sum(float(read.result()[0, 0]) for read in ahead)
+
+    return run, lambda: None
+
+
+WAYS: dict[str, tuple[str, Callable[[Site], tuple[Callable[[], float], Callable[[], None]]]]] = {
+    "ours, obstore": ("obstore", ours("obstore")),
+    "ours, s3fs": ("s3fs", ours("s3fs")),
+    "obstore's gets": ("obstore", obstore_gets),
+    "s3fs's gets": ("s3fs", s3fs_gets),
+    "zarr on s3fs": ("s3fs", zarr_on_s3fs),
+    "TensorStore": ("tensorstore", tensorstore),
+}
+
+
+@contextmanager
+def through_a_proxy() -> Iterator[Proxy]:
+    """Start MinIO, fill it, and put a proxy before it."""
+    with ExitStack() as stack:
+        server = stack.enter_context(contextmanager(minio.__wrapped__)())  # type: ignore[attr-defined]  # the fixture's function
+        between = stack.enter_context(contextmanager(toxiproxy.__wrapped__)())  # type: ignore[attr-defined]
+        client = s3_client(server.port)
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+        proxy = Proxy(between, server.port)
+        store = opened(Site(server.port, 16, []))
+        data = values()
+        array = zarr.create_array(store, shape=data.shape, chunks=(SIDE, SIDE), dtype="f4", zarr_format=3)
+        array[:] = data
+        store.close()
+        yield proxy
+        proxy.close()
+
+
+def measured(site: Site, rounds: int) -> dict[str, float]:
+    """Return the chunks per second of each way: medians, the order alternating, the values checked."""
+    expected = float(values()[::SIDE, 0].astype("f8").sum())
+    ways = {name: make(site) for name, (needs, make) in WAYS.items() if find_spec(needs) is not None}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name in list(ways) if turn % 2 else list(reversed(ways)):
+            began = time.perf_counter()
+            found = ways[name][0]()
+            if turn:  # the first is to get warm
+                times[name].append(time.perf_counter() - began)
+            if found and abs(found - expected) > 1e-3 * abs(expected):
+                raise AssertionError(f"{name} reads {found}, not {expected}: what is quick and wrong is no yardstick")
+    for _, end in ways.values():
+        end()
+    return {name: CHUNKS / statistics.median(taken) for name, taken in times.items()}
+
+
+def shown(figures: dict[str, float], latency: int, concurrency: int) -> str:
+    """Return one measurement as lines of text."""
+    lines = [f"{latency} ms added, {concurrency} requests: chunks of 1 MiB per second"]
+    lines += [f"  {name:16} {speed:8.0f}" for name, speed in figures.items()]
+    for mine, peers in REQUIRED.items():
+        for peer, least in peers.items():
+            if mine in figures and peer in figures:
+                lines.append(f"  {mine} / {peer}: {figures[mine] / figures[peer]:.2f} (asked for: {least})")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--latency", type=int, nargs="+", default=[0, 50], metavar="MS")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[32], metavar="N")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args(arguments)
+    found = []
+    with through_a_proxy() as proxy:
+        keys = [f"{PREFIX}/c/{number}/0" for number in range(CHUNKS)]
+        for latency in asked.latency:
+            if latency:
+                proxy.add("latency", latency=latency)
+            for concurrency in asked.concurrency:
+                figures = measured(Site(proxy.port, concurrency, keys), asked.rounds)
+                found.append({"latency": latency, "concurrency": concurrency, "chunks per second": figures})
+                print(shown(figures, latency, concurrency), flush=True)
+            proxy.mend()
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

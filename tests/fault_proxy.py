@@ -1,0 +1,222 @@
+"""An HTTP proxy that answers as a bad day would: what toxiproxy, which knows no HTTP, cannot."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+#: What may go wrong: a status, or one of these.
+RESET, HANG, CUT, SHORT, SLOW_BODY = "reset", "hang", "cut", "short", "slow-body"
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
+_REASONS = {503: "SlowDown", 429: "TooManyRequests", 500: "InternalError", 416: "InvalidRange", 403: "AccessDenied"}
+
+
+class FaultProxy:
+    """A proxy before an HTTP server.
+
+    Parameters
+    ----------
+    port : int
+        Of the server, on 127.0.0.1.
+    faults : sequence
+        Of which one is drawn where something goes wrong: statuses, or the names above.
+    rate : float
+        Of requests that go wrong.
+    seed : int
+        Decides which.
+    paths : str
+        Only requests whose path holds this go wrong.
+    methods : str
+        Only these do, separated by spaces.
+
+    Attributes
+    ----------
+    port : int
+        Where the proxy listens.
+    requests : list of (str, str)
+        Method and path of each request, in the order of arrival.
+    peak : int
+        How many were under way at once, at the most.
+    under_way : int
+        How many are now.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        faults: Sequence[int | str] = (),
+        *,
+        rate: float = 1.0,
+        seed: int = 0,
+        paths: str = "",
+        methods: str = "GET HEAD PUT POST DELETE",
+    ) -> None:
+        self.upstream = port
+        self.faults, self.rate, self.paths, self.methods = list(faults), rate, paths, methods.split()
+        self.requests: list[tuple[str, str]] = []
+        self.met: Counter[int | str] = Counter()
+        self.peak = self.under_way = 0
+        self.ended = threading.Event()
+        self.guard = threading.Lock()
+        self._random = random.Random(seed)  # noqa: S311  # of faults, no secret
+        handler = type("Handler", (_Handler,), {"proxy": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fault-proxy")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.ended.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def decide(self, method: str, path: str) -> int | str | None:
+        """Count a request, and say what goes wrong with it."""
+        with self.guard:
+            self.requests.append((method, path))
+            if not self.faults or self.paths not in path or method not in self.methods:
+                return None
+            fault = self._random.choice(self.faults) if self._random.random() < self.rate else None
+            if fault is not None:
+                self.met[fault] += 1
+            return fault
+
+    def count(self, text: str, method: str = "GET") -> int:
+        """Return how many requests there were of a method whose path holds a text."""
+        return sum(text in path and method == asked for asked, path in self.requests)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+    block_on_close = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients of this proxy leave as they like."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: ClassVar[FaultProxy]
+    protocol_version = "HTTP/1.1"
+    timeout = 0.5  # an idle connection's thread looks whether the proxy has ended
+
+    def handle(self) -> None:
+        """Serve one connection until its client leaves, or the proxy ends."""
+        with suppress(ConnectionError):
+            super().handle()
+
+    def handle_one_request(self) -> None:
+        """Read a request; idle connections stay open."""
+        while not self.proxy.ended.is_set():
+            try:
+                first = self.connection.recv(1, 2)  # MSG_PEEK
+            except TimeoutError:
+                continue
+            if first:
+                super().handle_one_request()
+            else:
+                self.close_connection = True
+            return
+        self.close_connection = True
+
+    def serve(self) -> None:
+        """Answer one request, well or not."""
+        proxy = self.proxy
+        with proxy.guard:
+            proxy.under_way += 1
+            proxy.peak = max(proxy.peak, proxy.under_way)
+        try:
+            length = int(self.headers.get("Content-Length") or 0)
+            self.connection.settimeout(30)
+            body = self.rfile.read(length) if length else None
+            self._answer(proxy.decide(self.command, self.path), body)
+        finally:
+            self.connection.settimeout(self.timeout)
+            with proxy.guard:
+                proxy.under_way -= 1
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815  # http.server's names
+
+    def _answer(self, fault: int | str | None, body: bytes | None) -> None:
+        if isinstance(fault, int):
+            self._refuse(fault)
+        elif fault == RESET:
+            self.close_connection = True
+        elif fault == HANG:
+            while not self.proxy.ended.wait(0.02) and not self._left():
+                pass
+            self.close_connection = True
+        else:
+            self._forward(fault, body)
+
+    def _left(self) -> bool:
+        """Return whether the client has gone."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1, 2)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _refuse(self, status: int) -> None:
+        code = _REASONS.get(status, "Error")
+        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _forward(self, fault: int | str | None, body: bytes | None) -> None:
+        upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=30)
+        try:
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}
+            }
+            upstream.request(self.command, self.path, body=body, headers=headers)
+            answer = upstream.getresponse()
+            content = answer.read()
+        finally:
+            upstream.close()
+        sent = content[: len(content) // 2] if fault in {CUT, SHORT} and content else content
+        length = len(sent) if fault == SHORT else answer.getheader("Content-Length") or len(content)
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault == SLOW_BODY:
+            self._trickle(content)
+        self.wfile.write(sent)
+        self.close_connection = fault == CUT
+
+    def _trickle(self, content: bytes) -> None:
+        """Send a byte at a time, for as long as anybody reads: no time-out of a socket ever trips."""
+        for at in range(len(content)):
+            if self.proxy.ended.wait(0.05) or self._left():
+                break
+            self.connection.settimeout(30)
+            self.wfile.write(content[at : at + 1])
+        self.close_connection = True
+        raise ConnectionAbortedError
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
+        """Keep quiet."""
