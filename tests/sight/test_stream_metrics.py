@@ -16,8 +16,7 @@ from zarrstream import aio, signals, stream_chunks, write_stream
 from zarrstream.streaming.codec import ArrayCodec
 from zarrstream.streaming.decode import Decoder
 from zarrstream.streaming.files import FileTransport
-from zarrstream.streaming.observer import UNWATCHED
-from zarrstream.streaming.sight import observer_of
+from zarrstream.streaming.observer import UNWATCHED, observer_of
 from zarrstream.streaming.transport import LoopTransport
 from zarrstream.streaming.window import Inbox, Window
 

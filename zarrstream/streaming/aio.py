@@ -17,9 +17,9 @@ from zarrstream.streaming.codec import AnyArray, zarr_loop
 from zarrstream.streaming.crew import Failure
 from zarrstream.streaming.faces import OnLoop, await_on, lives_here
 from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.reading import Skipped
-from zarrstream.streaming.sight import observer_of
 from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.write import plan_of
 from zarrstream.streaming.writing import END, PUBLISH, Writing

@@ -11,8 +11,7 @@ import zarr
 
 from zarrstream.streaming.codec import zarr_loop
 from zarrstream.streaming.load import stored_objects
-from zarrstream.streaming.observer import UNWATCHED, Observer
-from zarrstream.streaming.sight import observer_of
+from zarrstream.streaming.observer import UNWATCHED, Observer, observer_of
 from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
 
 if TYPE_CHECKING:

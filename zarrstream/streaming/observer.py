@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from zarrstream import telemetry
 from zarrstream.streaming.items import Frontier
 from zarrstream.streaming.window import Inbox, LoopInbox, Window
 
@@ -88,3 +89,20 @@ class Observer:
 
 
 UNWATCHED: Final = Observer()
+
+
+def observer_of(codec: ArrayCodec, kind: str) -> Observer:
+    """Ask whether anybody listens, and return what a pass tells it: nothing, or all.
+
+    Parameters
+    ----------
+    codec : ArrayCodec
+        The array.
+    kind : str
+        What streams: ``"chunks"``, ``"slices"`` or ``"write"``.
+    """
+    if (sight := telemetry.sight()) is None:
+        return UNWATCHED
+    from zarrstream.streaming.sight import StreamSight
+
+    return StreamSight(sight, codec, kind)

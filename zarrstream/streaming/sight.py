@@ -1,7 +1,7 @@
 """A stream as telemetry sees it: a span for the pass, one for each chunk, and the metrics of `zarrstream.signals`.
 
-The watched parts (`zarrstream.streaming.watched`) say what happens; here it becomes spans and metrics. Where nobody
-listens `observer_of` answers with `UNWATCHED`, and none of this runs.
+The watched parts (`zarrstream.streaming.watched`) say what happens; here it becomes spans and metrics. It is imported
+where somebody listens, and not before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zarrstream.errors import ChunkError
 from zarrstream.streaming import watched, watched_window
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Failure
-from zarrstream.streaming.observer import UNWATCHED, Observer
+from zarrstream.streaming.observer import Observer
 from zarrstream.streaming.save import ELIDED
 from zarrstream.streaming.sightings import ChunkSight, JobSight
 
@@ -35,20 +35,6 @@ if TYPE_CHECKING:
     from zarrstream.streaming.window import Inbox, LoopInbox, Window
 
 _STAGES = {"read": ("fetch", "decode"), "write": ("store", "encode")}
-
-
-def observer_of(codec: ArrayCodec, kind: str) -> Observer:
-    """Ask whether anybody listens, and return what a pass tells it: nothing, or all.
-
-    Parameters
-    ----------
-    codec : ArrayCodec
-        The array.
-    kind : str
-        What streams: ``"chunks"``, ``"slices"`` or ``"write"``.
-    """
-    sight = telemetry.sight()
-    return UNWATCHED if sight is None else StreamSight(sight, codec, kind)
 
 
 class StreamSight(Observer):

@@ -10,8 +10,8 @@ from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.crew import Failure
 from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
-from zarrstream.streaming.sight import observer_of
 from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.writing import END, PUBLISH, WritePlan, Writing
 
