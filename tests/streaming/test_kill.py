@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 
+from tests.cloud_services import S3_SECRET, S3_USER
+from tests.clouds import CLOUD_ROWS, new_bucket
+from tests.optional import require
 from zarrstream import Checkpoint, open_store
 from zarrstream.streaming.grid import RUN_CHUNKS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SHAPE, CHUNKS = (600, 40), (2, 40)  # 300 small chunks: several runs of many each
@@ -72,45 +79,79 @@ def write(url: str, path: Path, *, kill_after: int | None = None) -> list[str]:
 def stored(url: str) -> dict[str, bytes]:
     """Every key and value of a store, through its own face."""
     store = open_store(url)
-    keys = zarr.core.sync.collect_aiterator(store.list())
-    return {key: store.get_sync(key).to_bytes() for key in keys}
+
+    async def everything() -> dict[str, bytes]:
+        values = {key: await store.get(key, default_buffer_prototype()) async for key in store.list()}
+        return {key: value.to_bytes() for key, value in values.items() if value is not None}
+
+    try:
+        return asyncio.run(everything())
+    finally:
+        store.close()
+
+
+def create(url: str, **options: Any) -> None:
+    store = open_store(url)
+    zarr.create_array(store, name="a", shape=SHAPE, chunks=CHUNKS, dtype="f4", **options)
+    store.close()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[zarr.Array[Any]]:
+    store = open_store(url)
+    yield zarr.open_array(store, path="a", mode="r")
+    store.close()
+
+
+def in_s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket that this process, and every one that it starts, finds by the environment's variables."""
+    require("s3fs")
+    bucket = new_bucket(CLOUD_ROWS[0], request.getfixturevalue("minio"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_USER)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return f"s3://{bucket.name}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "directory", "sharded directory"])
-def test_killed_again_and_again(kind: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "kind", ["sqlite", "directory", "sharded directory", pytest.param("s3", marks=pytest.mark.server)]
+)
+def test_killed_again_and_again(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After twenty kills at random instants: the same keys, values and bytes as an undisturbed run."""
     options: dict[str, Any] = {"shards": (60, 40)} if "sharded" in kind else {}
-    urls = [
-        f"sqlite:///{tmp_path}/{name}.db" if kind == "sqlite" else f"{tmp_path}/{name}" for name in ("killed", "whole")
-    ]
+    place = {"sqlite": f"sqlite:///{tmp_path}", "s3": ""}.get(kind, str(tmp_path))
+    place = place or in_s3(request, monkeypatch)
+    urls = [f"{place}/{name}" for name in ("killed", "whole")]
     for url in urls:
-        zarr.create_array(open_store(url), name="a", shape=SHAPE, chunks=CHUNKS, dtype="f4", **options)
+        create(url, **options)
     write(urls[1], tmp_path / "whole.checkpoint")
     rng = random.Random(7)  # noqa: S311  # it chooses instants, not secrets
     path = tmp_path / "killed.checkpoint"
     kills, again = 0, 0
     while kills < KILLS:
-        array = zarr.open_array(open_store(urls[0]), path="a", mode="r")
-        pending = set(Checkpoint(path).pending(array))
+        with opened(urls[0]) as array:
+            pending = set(Checkpoint(path).pending(array))
         held = {tuple(map(int, key.split("/")[2:])) for key in stored(urls[0]) if key.startswith("a/c/")}
         if not options:
             in_flight = len(pending & held)  # stored and not recorded: what the next writer writes again
             assert in_flight <= CONCURRENCY * RUN_CHUNKS
             again += in_flight
         if len(pending) <= 15:  # begin anew, rather than run out of chunks to be killed in
-            zarr.create_array(
-                open_store(urls[0]), name="a", shape=SHAPE, chunks=CHUNKS, dtype="f4", overwrite=True, **options
-            )
+            create(urls[0], overwrite=True, **options)
             path.unlink()
             continue
         write(urls[0], path, kill_after=rng.randrange(min(40, len(pending) - 5)))
         kills += 1
     lines = write(urls[0], path)
     assert lines[-1].startswith("report")
-    array = zarr.open_array(open_store(urls[0]), path="a", mode="r")
-    np.testing.assert_array_equal(array[...], expected())
-    assert list(Checkpoint(path).pending(array)) == []
+    with opened(urls[0]) as array:
+        np.testing.assert_array_equal(array[...], expected())
+        assert list(Checkpoint(path).pending(array)) == []
     killed, whole = map(stored, urls)
     assert killed == whole
     assert not [key for key in killed if "zarrstream" in key]
