@@ -25,7 +25,7 @@ COUNT, SIDE = 4096, 64  # chunks of 16 KiB of float32
 VERBS = ("read", "write")
 
 
-def work(folder: str) -> dict[str, Callable[[], None]]:
+def work(folder: str, count: int) -> dict[str, Callable[[], None]]:
     """Return what is timed, on an array that is made here."""
     import numpy as np
     import zarr
@@ -34,7 +34,7 @@ def work(folder: str) -> dict[str, Callable[[], None]]:
     from zarrstream import stream_chunks, write_stream
 
     def create(name: str) -> Any:
-        shape, chunks = (COUNT * SIDE, SIDE), (SIDE, SIDE)
+        shape, chunks = (count * SIDE, SIDE), (SIDE, SIDE)
         codec = ZstdCodec(level=1)
         return zarr.create_array(
             folder, name=name, shape=shape, chunks=chunks, dtype="f4", compressors=codec, overwrite=True
@@ -44,7 +44,7 @@ def work(folder: str) -> dict[str, Callable[[], None]]:
     block = np.round(np.cumsum(walk, axis=1), 2) + 1
 
     def fill(array: Any) -> None:
-        write_stream(array, (((number, 0), block) for number in range(COUNT)))
+        write_stream(array, (((number, 0), block) for number in range(count)))
 
     there, target = create("there"), create("target")
     fill(there)
@@ -70,7 +70,7 @@ def listen(chunks: bool) -> None:
     zarr.config.set({"zarrstream.trace_chunks": chunks})
 
 
-def serve(tree: str, sdk: str) -> None:
+def serve(tree: str, count: str, sdk: str) -> None:
     """Run what the parent asks for, and answer with wall and processor seconds."""
     sys.path.insert(0, tree)
     import zarrstream
@@ -79,7 +79,7 @@ def serve(tree: str, sdk: str) -> None:
     if sdk:
         listen(sdk == "chunks")
     with tempfile.TemporaryDirectory() as folder:
-        runs = work(folder)
+        runs = work(folder, int(count))
         for line in sys.stdin:
             begin, spent = time.perf_counter(), time.process_time()
             runs[line.strip()]()
@@ -93,12 +93,14 @@ class Tree:
     ----------
     path : Path
         The tree.
+    count : int
+        Chunks.
     sdk : str
         ``"chunks"`` or ``"metrics"`` where an SDK listens.
     """
 
-    def __init__(self, path: Path, sdk: str = "") -> None:
-        command = [sys.executable, __file__, "--serve", str(path), sdk]
+    def __init__(self, path: Path, count: int, sdk: str = "") -> None:
+        command = [sys.executable, __file__, "--serve", str(path), str(count), sdk]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=path)
         self.seconds: dict[str, list[list[float]]] = {verb: [] for verb in VERBS}
 
@@ -125,7 +127,7 @@ def measure(trees: dict[str, Tree], rounds: int) -> None:
                 tree.run(verb, keep=number > 1)
 
 
-def show(trees: dict[str, Tree]) -> None:
+def show(trees: dict[str, Tree], count: int) -> None:
     """Print what each took for a chunk, and its ratio to the first."""
     first = next(iter(trees.values()))
     for verb in VERBS:
@@ -135,7 +137,7 @@ def show(trees: dict[str, Tree]) -> None:
                 own = [seconds[what] for seconds in tree.seconds[verb]]
                 pairs = zip(own, (seconds[what] for seconds in first.seconds[verb]), strict=True)
                 ratio = statistics.median(mine / its for mine, its in pairs)
-                columns.append(f"{statistics.median(own) / COUNT * 1e6:8.2f} us  x {ratio:.3f}")
+                columns.append(f"{statistics.median(own) / count * 1e6:8.2f} us  x {ratio:.3f}")
             print(f"{verb:6} {name:22} wall {columns[0]}   processor {columns[1]}")
 
 
@@ -144,17 +146,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What telemetry costs a chunk.")
     parser.add_argument("--before", type=Path, help="a source tree to compare with")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, default=COUNT, help="chunks (default: %(default)s)")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
         serve(*options.serve)
         return
-    trees = {"before": Tree(options.before)} if options.before else {}
-    trees["no SDK"] = Tree(ROOT)
-    trees["SDK, no chunk spans"] = Tree(ROOT, "metrics")
-    trees["SDK"] = Tree(ROOT, "chunks")
+    trees = {"before": Tree(options.before, options.count)} if options.before else {}
+    trees["no SDK"] = Tree(ROOT, options.count)
+    trees["SDK, no chunk spans"] = Tree(ROOT, options.count, "metrics")
+    trees["SDK"] = Tree(ROOT, options.count, "chunks")
     measure(trees, options.rounds)
-    show(trees)
+    show(trees, options.count)
     for tree in trees.values():
         tree.close()
 

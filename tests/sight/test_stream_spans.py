@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -219,6 +222,20 @@ def test_a_stream_that_is_left_is_closed(seen: Seen, face: str) -> None:
     assert seen.total("zarrstream.stream.in_flight") == seen.total("zarrstream.stream.buffer.usage") == 0
 
 
+def test_a_stream_that_is_forgotten_is_closed(seen: Seen) -> None:
+    """An awaited stream that nobody closed ends with its iterator."""
+    array, _ = filled(Spy())
+
+    async def forget() -> None:
+        items = aiter(aio.stream_chunks(array))
+        await anext(items)
+
+    asyncio.run(forget())
+    gc.collect()
+    assert seen.span("zarrstream.stream").attributes["zarrstream.stream.outcome"] == "closed"
+    assert seen.total("zarrstream.stream.in_flight") == 0
+
+
 def test_a_stream_that_is_never_begun_is_no_stream(seen: Seen) -> None:
     """A stream is lazy, and so is its span."""
     array, _ = filled(Spy())
@@ -270,6 +287,13 @@ def test_trace_chunks_off_leaves_the_stream(seen: Seen) -> None:
     assert [span.name for span in seen.spans()] == ["zarrstream.stream"]
     assert seen.span("zarrstream.stream").attributes["zarrstream.stream.chunks"] == 12
     assert seen.total("zarrstream.chunk.duration") == 12
+
+
+def test_the_environment_turns_chunks_off() -> None:
+    """`ZARR_ZARRSTREAM__TRACE_CHUNKS` is zarr's way to say so from outside."""
+    program = "import zarr; assert zarr.config.get('zarrstream.trace_chunks') is False"
+    environment = {**os.environ, "ZARR_ZARRSTREAM__TRACE_CHUNKS": "False"}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == 0
 
 
 def test_a_sampler_that_drops_leaves_the_metrics(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,11 +186,15 @@ class StreamSight(Observer):
         if found is None:
             return
         found.share_out()
+        stored = 0
         for chunk, result in zip(found.chunks[: late and late[0]], job.results, strict=False):
             if isinstance(result, Failure):
                 self._failing[chunk.index] = chunk
             else:
                 self._finish(chunk, result)
+                stored += chunk.stored or 0
+        if stored:
+            self._sight.measure(signals.CHUNK_IO, stored, self._flow)
         for chunk in found.chunks[slice(*late)] if late else ():
             self._failing[chunk.index] = chunk
 
@@ -238,8 +242,6 @@ class StreamSight(Observer):
             measure(signals.STAGE_DURATION, chunk.moved / 1e9, self._moving)
         if chunk.coded is not None:
             measure(signals.STAGE_DURATION, chunk.coded / 1e9, self._coding)
-        if chunk.stored:
-            measure(signals.CHUNK_IO, chunk.stored, self._flow)
 
     def end(self, error: BaseException | None) -> None:
         """End the stream's span, and take back what is in flight no more."""

@@ -1,0 +1,34 @@
+"""Streams that are listened to keep every promise of streams; and what listening costs can be measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import telemetry
+from tests.optional import require
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_all_laws_of_streams_hold_where_an_sdk_listens() -> None:
+    """The tests of streams pass as they do where nobody listens: order, bounds, errors, leaving, resuming, forks."""
+    require("opentelemetry.sdk.metrics")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.sight.listening", "-p", "no:cacheprovider", "-q"]
+    command += ["-m", "not slow", str(ROOT / "tests" / "streaming")]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+def test_the_benchmark_shows_each_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wall and processor time of reading and writing, without an SDK, with one, and with one that takes no chunks."""
+    require("opentelemetry.sdk.metrics")
+    telemetry.main(["--rounds", "1", "--count", "64", "--before", str(ROOT)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["read"] * 4 + ["write"] * 4
+    assert all("wall" in line and "processor" in line for line in lines)
+    assert lines[0].count("x 1.000") == 2
