@@ -28,7 +28,8 @@ class FaultProxy:
     port : int
         Of the server, on 127.0.0.1.
     faults : sequence
-        Of which one is drawn where something goes wrong: statuses, or the names above.
+        Of which one is drawn where something goes wrong: statuses, statuses with a code of S3's
+        (``"403 AccessDenied"``), or the names above.
     rate : float
         Of requests that go wrong.
     seed : int
@@ -152,7 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, fault: int | str | None, body: bytes | None) -> None:
         if isinstance(fault, int):
-            self._refuse(fault)
+            self._refuse(fault, _REASONS.get(fault, "Error"))
+        elif fault is not None and fault[0].isdecimal():
+            status, code = fault.split()
+            self._refuse(int(status), code)
         elif fault == RESET:
             self.close_connection = True
         elif fault == HANG:
@@ -172,8 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             return True
 
-    def _refuse(self, status: int) -> None:
-        code = _REASONS.get(status, "Error")
+    def _refuse(self, status: int, code: str) -> None:
         content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
