@@ -22,6 +22,7 @@ EXTRAS = {
     "pymongo": "mongodb",
     "rich": "cli",
     "s3fs": "s3",
+    "tenacity": "retry",
     "typer": "cli",
     "zstandard": "zstd",
 }

@@ -72,6 +72,7 @@ def test_the_dashboard_names_only_what_is_scraped(application: Application) -> N
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_prometheus_answers_each_panel(prometheus: Server) -> None:
     """Every expression of the dashboard is one that a Prometheus understands, and finds something for."""
 

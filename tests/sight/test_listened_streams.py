@@ -24,6 +24,7 @@ def test_all_laws_of_streams_hold_where_an_sdk_listens() -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
+@pytest.mark.slow
 def test_the_benchmark_shows_each_way(capsys: pytest.CaptureFixture[str]) -> None:
     """Wall and processor time of reading and writing, without an SDK, with one, and with one that takes no chunks."""
     require("opentelemetry.sdk.metrics")

@@ -120,6 +120,7 @@ def test_the_picture_has_a_bar_for_each_stretch() -> None:
     assert ET.fromstring(picture([])).tag.endswith("svg")  # noqa: S314  # our own
 
 
+@pytest.mark.slow
 def test_a_traced_demo_shows_and_keeps_its_run(tmp_path: Path) -> None:
     """Two writers, one of them killed, and the reader are one trace; the summary is of the file that is kept."""
     require("typer")

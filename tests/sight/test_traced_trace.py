@@ -12,12 +12,14 @@ from zarr.storage import MemoryStore
 
 from tests.optional import require
 from tests.streaming.spies import AsyncSpy
-from zarrstream import aio, stream_chunks, telemetry
+from zarrstream import Retry, aio, open_store, stream_chunks, telemetry
 from zarrstream.mappings.faults import Fault
 from zarrstream.stores.faulty import FaultyStore
 from zarrstream.stores.traced import TracedStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.sight.conftest import Seen
 
 
@@ -107,3 +109,26 @@ def test_an_exception_is_recorded_where_it_came_from(seen: Seen) -> None:
     assert recorded == ["zarrstream.store.get"]
     failed = {span.name for span in seen.spans() if "error.type" in span.attributes}
     assert failed == {"zarrstream.store.get", "zarrstream.chunk.read", "zarrstream.stream"}
+
+
+@pytest.mark.parametrize("place", ["memory://", "sqlite:///", ""])
+def test_a_retry_that_came_through_is_no_error(seen: Seen, place: str, tmp_path: Path) -> None:
+    """A call that `retry` made again is two attempts on operation and chunk, one retry counted, and no failure."""
+    require("tenacity")
+    fault = Fault(kind="error", operation="get", key="c/1", nth=1)
+    store = open_store(f"faulty+{place}{tmp_path}/x", retry=Retry(base=0.001), trace=True, faults=[fault])
+    array = zarr.create_array(store, shape=(8,), chunks=(2,), dtype="i4", fill_value=-1)
+    array[:] = 1
+    seen.forget()
+    list(stream_chunks(array))
+    attempts = {
+        span.attributes.get("zarrstream.store.key") or span.attributes["zarrstream.chunk.key"]: span.attributes.get(
+            "zarrstream.attempts"
+        )
+        for name in ("zarrstream.store.get", "zarrstream.chunk.read")
+        for span in seen.spans(name)
+    }
+    assert attempts == {"c/0": None, "c/1": 2, "c/2": None, "c/3": None}
+    assert all(span.status.is_unset and not span.events for span in seen.spans())
+    assert seen.total("zarrstream.retries", store_operation="get") == 1
+    store.close()
