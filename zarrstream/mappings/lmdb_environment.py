@@ -16,6 +16,7 @@ from zarrstream.mappings.links import ThreadLinks
 from zarrstream.mappings.lmdb_errors import file_system_bytes, is_open_twice, translated
 from zarrstream.mappings.lmdb_folder import reserve
 from zarrstream.mappings.lmdb_keys import NO_KEY
+from zarrstream.mappings.lmdb_pages import CutShortError, Pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +36,6 @@ _READERS_WAITS = 5000  # how often a reader tries to get a slot, every few milli
 _TURN_SECONDS = 1.0
 _STEPS = 3  # how often a full file system is tried again
 _PATIENCE_SECONDS = 5.0
-# What a whole file may lack at its end: pages that a transaction took and gave back. To read what lies further behind
-# the end of a file that was cut would be a SIGBUS.
-_GAP_BYTES = 1 << 20
 
 
 class Environment(ThreadLinks[Any]):
@@ -77,6 +75,8 @@ class Environment(ThreadLinks[Any]):
 
     def hold(self) -> Iterator[threading.RLock]:
         """Close the environment, and yield the locks that keep others from opening it: before a fork."""
+        self.turn.acquire()  # first, as writers do: in the child nobody else may have it
+        yield self.turn
         yield from super().hold()
         self.shut()
 
@@ -206,16 +206,21 @@ class Environment(ThreadLinks[Any]):
         self._check(handle)
 
     def _check(self, handle: lmdb.Environment) -> None:
+        """Refuse what is no store of ours, and a file that was cut: to read behind its end would be a SIGBUS."""
         flags = [name for name, there in handle.open_db(None).flags().items() if there]
         if flags:
             raise StoreCorruptError(f"{self.folder.what} is no zarr store (its keys are {flags}): write to another")
-        # In this order: others may write meanwhile.
-        wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-        there = os.stat(self.data).st_size  # noqa: PTH116  # as above
-        if there < wanted - _GAP_BYTES:
-            raise StoreCorruptError(
-                f"{self.folder.what} was cut short: {there:,} of {wanted:,} bytes are there; copy it again, whole"
-            )
+        with open(self.data, "rb", buffering=0) as file:  # noqa: PTH123  # as above
+            pages = Pages(file, handle.stat()["psize"])
+            told = False
+            while not told:
+                with handle.begin() as transaction:
+                    try:
+                        told = pages.check(transaction.id())
+                    except CutShortError as error:
+                        raise StoreCorruptError(
+                            f"{self.folder.what} was cut short: {error}; copy it again, whole"
+                        ) from error
 
     # -- when a transaction failed ------------------------------------------------------------------------------------
 
