@@ -36,6 +36,7 @@ _READERS_WAITS = 5000  # how often a reader tries to get a slot, every few milli
 _TURN_SECONDS = 1.0
 _STEPS = 3  # how often a full file system is tried again
 _PATIENCE_SECONDS = 5.0
+_LOOKS = 100  # at a file that others change at each of them is one that others find whole
 
 
 class Environment(ThreadLinks[Any]):
@@ -212,11 +213,11 @@ class Environment(ThreadLinks[Any]):
             raise StoreCorruptError(f"{self.folder.what} is no zarr store (its keys are {flags}): write to another")
         with open(self.data, "rb", buffering=0) as file:  # noqa: PTH123  # as above
             pages = Pages(file, handle.stat()["psize"])
-            told = False
-            while not told:
+            for _ in range(_LOOKS):
                 with handle.begin() as transaction:
                     try:
-                        told = pages.check(transaction.id())
+                        if pages.check(transaction.id()):
+                            return
                     except CutShortError as error:
                         raise StoreCorruptError(
                             f"{self.folder.what} was cut short: {error}; copy it again, whole"

@@ -48,7 +48,7 @@ class Pages:
         Returns
         -------
         bool
-            Whether it could be told: others may have committed twice since the transaction began.
+            False where others have committed twice since the transaction began, so that it could not be told.
 
         Raises
         ------
@@ -57,7 +57,9 @@ class Pages:
         """
         for meta in (self._read(_HEADER, _META.size), self._read(self.size + _HEADER, _META.size)):
             *magic, root, last, made_by = _META.unpack(meta)
-            if tuple(magic) == _MAGIC and made_by == transaction:
+            if tuple(magic) != _MAGIC:
+                return True  # another LMDB's layout: nothing can be told of it
+            if made_by == transaction:
                 there = self.file.seek(0, 2) // self.size
                 lacking = set(range(there, last + 1))
                 if lacking and not lacking <= set(self._free(root)):
