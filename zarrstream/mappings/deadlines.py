@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,13 @@ def remaining() -> float | None:
     return None if end is None else max(0.0, end - time.monotonic())
 
 
-def at_most(seconds: float) -> float:
-    """Return a time-out, or what is left, where that is less."""
+@overload
+def at_most(seconds: float) -> float: ...
+@overload
+def at_most(seconds: float | None) -> float | None: ...
+def at_most(seconds: float | None) -> float | None:
+    """Return a time-out (None for none), or what is left, where that is less."""
     left = remaining()
-    return seconds if left is None else min(seconds, left)
+    if seconds is None or left is None:
+        return left if seconds is None else seconds
+    return min(seconds, left)

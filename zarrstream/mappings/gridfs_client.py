@@ -16,6 +16,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from zarrstream.errors import StoreAccessError
+from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.gridfs_errors import passes, translated
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Connection:
             Whether to try once more after a connection was lost. (The driver has done so itself, where it knows how.)
         """
         try:
-            with pymongo.timeout(self.timeout), self._borrowed() as shared:
+            with pymongo.timeout(at_most(self.timeout)), self._borrowed() as shared:
                 client = shared.get(self.where, self._options)
                 database: Database = client.get_database(self.where.database, read_preference=ReadPreference.PRIMARY)
                 try:

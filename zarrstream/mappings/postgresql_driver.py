@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from zarrstream.errors import StoreOptionError
+from zarrstream.mappings.deadlines import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,8 +61,8 @@ class Connection(psycopg.Connection[TupleRow]):
             self.close()
 
     def begin(self, seconds: float) -> None:
-        """Give the calls that follow so long."""
-        self.deadline = time.monotonic() + seconds + _GRACE
+        """Give the calls that follow so long, or what is left to whoever makes them."""
+        self.deadline = time.monotonic() + at_most(seconds + _GRACE)
 
     @property
     def is_idle(self) -> bool:

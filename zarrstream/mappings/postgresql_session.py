@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.postgresql_driver import Connection, Database, Error
 from zarrstream.mappings.postgresql_errors import NO_TABLE, code, is_conflict, passes, translated
 from zarrstream.mappings.postgresql_pool import Pool
@@ -126,12 +127,12 @@ class Session:
         return self._insisting(once)
 
     def _taken(self) -> Connection:
-        connection = self.pool.take(self.settings.timeout)
-        connection.begin(self.settings.timeout)
+        connection = self.pool.take(at_most(self.settings.timeout))
+        connection.begin(at_most(self.settings.timeout))
         return connection
 
     def _insisting(self, once: Callable[[], T]) -> T:
-        insist = Insistence(self.settings.reconnect_timeout)
+        insist = Insistence(at_most(self.settings.reconnect_timeout))
         while True:
             try:
                 result = once()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zarrstream.errors import StoreCorruptError, StoreUnavailableError
 from zarrstream.mappings import sqlite_sql as sql
+from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.links import Link, ThreadLinks
 from zarrstream.mappings.sqlite_errors import passes, translated, unopenable
 
@@ -87,7 +88,8 @@ class SQLiteFile:
 
         While SQLite is busy it tries again, for as long as ``busy_timeout``; its other errors become ours at once.
         """
-        deadline = monotonic() + self.busy_timeout
+        patience = at_most(self.busy_timeout)
+        deadline = monotonic() + patience
         link = self._links.get()
         with link.lock:
             if write:
@@ -96,7 +98,11 @@ class SQLiteFile:
                 while True:
                     try:
                         connection = self._connection(link, create)
-                        return None if connection is None else work(connection)
+                        if connection is None:
+                            return None
+                        if patience < self.busy_timeout:
+                            return _within(patience, connection, work, self.busy_timeout)
+                        return work(connection)
                     except (sqlite3.Error, OverflowError) as error:
                         if not passes(error) or monotonic() >= deadline:
                             raise translated(error, self.path) from error
@@ -113,7 +119,7 @@ class SQLiteFile:
         return True
 
     def _take_turn(self) -> None:
-        if not self._turn.acquire(timeout=self.busy_timeout):
+        if not self._turn.acquire(timeout=at_most(self.busy_timeout)):
             raise StoreUnavailableError(
                 f"the SQLite database {self.path!r} was held by another thread's write for longer than "
                 f"{self.busy_timeout} s: raise busy_timeout, or write smaller batches"
@@ -210,6 +216,15 @@ class SQLiteFile:
                 f"UTF-8): write to another file"
             )
         return bool(columns)
+
+
+def _within(seconds: float, connection: Connection, work: Callable[[Connection], T], usual: float) -> T:
+    """Run ``work`` with less patience than usual, since whoever calls has less."""
+    connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+    try:
+        return work(connection)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * usual)}")
 
 
 def _prepare(connection: Connection, durability: Durability) -> None:
