@@ -74,7 +74,7 @@ def test_mongodb_ends_a_command_that_is_late(mongod: Server) -> None:
     driver = require("pymongo").MongoClient("127.0.0.1", mongod.port, directConnection=True)
     store: Any = open_store(mongodb_url(mongod, "deadlines"), array_id="a")
     store.set_sync("k", value())
-    late = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 5000}
+    late = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1500}
     driver.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": late})
     with overdue(store) as hasty:
         hasty.get_sync("k")
