@@ -99,6 +99,15 @@ def test_durability_is_lmdbs_sync(path: Path, durability: Any, sync: int, metasy
     assert mapping["k"] == b"1"
 
 
+def test_the_map_is_one_gib_at_first(path: Path) -> None:
+    """Of address space, of which five hundred stores need no more than there is; the file is as long as its pages."""
+    mapping = LMDBMapping(path, durability="off")
+    mapping["k"] = b"1"
+    assert mapping._share.environment.map_size == 1 << 30
+    assert (path / "data.mdb").stat().st_size < 1 << 20
+    mapping.close()
+
+
 def test_the_strictest_durability_holds_for_all(path: Path) -> None:
     lax, strict = LMDBMapping(path, durability="off"), LMDBMapping(path, durability="full")
     lax["k"] = b"1"
