@@ -7,25 +7,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import WrapperStore
 
 from zarrstream.mappings.faults import Call, Encounter, Fault, Held, Script
 from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.stores.mapping import MappingStore
+from zarrstream.stores.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
 T = TypeVar("T")
 B = TypeVar("B", bound="Buffer | None")
 
 
-class FaultyStore(WrapperStore[Store]):
+class FaultyStore(Wrapper):
     """A zarr store that fails when it is told to, and remembers what was asked of it.
 
     Parameters
@@ -105,15 +104,6 @@ class FaultyStore(WrapperStore[Store]):
     ) -> list[Buffer | None]:
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
-    if hasattr(Store, "get_ranges"):  # zarr 3.2 and later: merged there, and each request that results is a call here
-        get_ranges = Store.get_ranges  # type: ignore[assignment]  # its defaults are numbers, not None
-
-    async def _get_many(
-        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
-    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
-        for key, prototype, byte_range in requests:
-            yield key, await self.get(key, prototype, byte_range)
-
     async def set(self, key: str, value: Buffer) -> None:
         await self._call("set", key, lambda met: self._store.set(key, _spoilt(met, value)), lambda _: len(value))
 
@@ -140,10 +130,6 @@ class FaultyStore(WrapperStore[Store]):
         await self._call("clear", "", lambda _: self._store.clear())
 
     # -- the same in the calling thread, where the store has it --------------------------------------------------------
-
-    @property
-    def _supports_sync_io(self) -> bool:
-        return hasattr(self._store, "get_sync") and bool(getattr(self._store, "_supports_sync_io", True))
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None

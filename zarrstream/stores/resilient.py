@@ -8,20 +8,19 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import WrapperStore
 
 from zarrstream import telemetry
 from zarrstream.errors import StoreError, StoreOptionError
 from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
+from zarrstream.stores.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
 
@@ -29,7 +28,7 @@ T = TypeVar("T")
 _NAMES_AT_ONCE = 1000
 
 
-class ResilientStore(WrapperStore[Store]):
+class ResilientStore(Wrapper):
     """A store whose calls are made again where their failure passes, end in time, and are never too many at once.
 
     Parameters
@@ -104,15 +103,6 @@ class ResilientStore(WrapperStore[Store]):
     ) -> list[Buffer | None]:
         return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
 
-    if hasattr(Store, "get_ranges"):  # zarr 3.2 and later: merged there, and each request that results is a call here
-        get_ranges = Store.get_ranges  # type: ignore[assignment]  # its defaults are numbers, not None
-
-    async def _get_many(
-        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
-    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
-        for key, prototype, byte_range in requests:
-            yield key, await self.get(key, prototype, byte_range)
-
     async def set(self, key: str, value: Buffer) -> None:
         await self._call("set", key, lambda: self._store.set(key, value))
 
@@ -160,10 +150,6 @@ class ResilientStore(WrapperStore[Store]):
             await self._call("clear", "", self._store.clear)
 
     # -- the same in the calling thread, where the store has it --------------------------------------------------------
-
-    @property
-    def _supports_sync_io(self) -> bool:
-        return hasattr(self._store, "get_sync") and bool(getattr(self._store, "_supports_sync_io", True))
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None

@@ -8,23 +8,22 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import WrapperStore
 
 from zarrstream import kinds
 from zarrstream.stores.call import Call
+from zarrstream.stores.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
 _SERVERS = {"mongodb", "postgresql"}  # those that are other processes
 
 
-class TracedStore(WrapperStore[Store]):
+class TracedStore(Wrapper):
     """A store whose calls OpenTelemetry sees: a span for each, ``zarrstream.store.get`` and so on, and a duration.
 
     So that plain zarr, xarray and dask are seen, too. Under a stream the spans are children of its chunks'.
@@ -76,15 +75,6 @@ class TracedStore(WrapperStore[Store]):
         with self._told("get_partial_values") as found:
             return _seen_all(found, await self._store.get_partial_values(prototype, wanted))
 
-    if hasattr(Store, "get_ranges"):  # zarr 3.2 and later
-        get_ranges = Store.get_ranges  # type: ignore[assignment]  # its defaults are numbers, not None
-
-    async def _get_many(
-        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
-    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
-        for key, prototype, byte_range in requests:
-            yield key, await self.get(key, prototype, byte_range)
-
     async def set(self, key: str, value: Buffer) -> None:
         with self._told("set", key, nbytes=value):
             await self._store.set(key, value)
@@ -126,10 +116,6 @@ class TracedStore(WrapperStore[Store]):
             await self._store.clear()
 
     # -- the same in the calling thread, where the store has it --------------------------------------------------------
-
-    @property
-    def _supports_sync_io(self) -> bool:
-        return hasattr(self._store, "get_sync") and bool(getattr(self._store, "_supports_sync_io", True))
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None

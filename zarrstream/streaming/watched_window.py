@@ -72,8 +72,8 @@ class WatchedFrontier(Frontier):
         self._observer.followed(-len(items))
 
 
-class WatchedInbox(Inbox):
-    """Where finished jobs arrive for a consumer in a thread, watched.
+class _Arrivals:
+    """Says which jobs have ended, to whoever they go.
 
     Parameters
     ----------
@@ -88,7 +88,11 @@ class WatchedInbox(Inbox):
     def put(self, job: Job) -> None:
         """Hand over a finished job."""
         self._observer.ended(job)
-        super().put(job)
+        super().put(job)  # type: ignore[misc]  # of the inbox that it is mixed into
+
+
+class WatchedInbox(_Arrivals, Inbox):
+    """Where finished jobs arrive for a consumer in a thread, watched."""
 
     def wait(self, seconds: float | None) -> None:
         """Block until a job arrives or so many seconds are over."""
@@ -97,23 +101,8 @@ class WatchedInbox(Inbox):
         self._observer.waited("caller", since)
 
 
-class WatchedLoopInbox(LoopInbox):
-    """Where finished jobs arrive for a consumer on an event loop, watched.
-
-    Parameters
-    ----------
-    observer : StreamSight
-        Whom to tell.
-    """
-
-    def __init__(self, observer: StreamSight) -> None:
-        super().__init__()
-        self._observer = observer
-
-    def put(self, job: Job) -> None:
-        """Hand over a finished job."""
-        self._observer.ended(job)
-        super().put(job)
+class WatchedLoopInbox(_Arrivals, LoopInbox):
+    """Where finished jobs arrive for a consumer on an event loop, watched."""
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until a job arrives or so many seconds are over."""
