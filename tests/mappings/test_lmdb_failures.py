@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import signal
 import tempfile
@@ -168,33 +167,6 @@ def test_a_driver_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.Mo
 
 
 # -- lost -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_vanished_folder_is_lost_not_empty(path: Path) -> None:
-    """What was there once is never read as "not stored", nor by a copy elsewhere; `close` begins anew."""
-    mapping = LMDBMapping(path)
-    mapping["k"] = b"1"
-    assert mapping["k"] == b"1"
-    moved = path.rename(path.with_suffix(".moved"))
-    copy = pickle.loads(pickle.dumps(mapping))
-    asks: tuple[Callable[[LMDBMapping], object], ...] = (
-        lambda lost: lost["absent"],
-        lambda lost: lost.update({"k": b"2"}),
-        list,
-        lambda lost: lost.size("k"),
-    )
-    for lost in (mapping, copy):
-        for ask in asks:
-            with pytest.raises(StoreUnavailableError, match="gone"):
-                ask(lost)
-    assert not path.exists()
-    moved.rename(path)
-    assert (mapping["k"], copy["k"]) == (b"1", b"1")
-    copy.close()
-    shutil.rmtree(path)
-    mapping.close()
-    mapping["k"] = b"3"
-    assert dict(mapping) == {"k": b"3"}
 
 
 def test_a_database_that_another_one_replaces_is_opened_anew(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import sqlite3
 import tempfile
@@ -134,60 +133,6 @@ def test_a_value_over_sqlites_limit_is_refused(path: Path) -> None:
     with pytest.raises(StoreError, match="smaller chunks"):
         mapping["k"] = bytes(2000)
     assert mapping["k"] == b"1"
-
-
-#: What is answered by a look at the path, and what was read before.
-ASKS: tuple[Callable[[SQLiteMapping], object], ...] = (
-    lambda lost: lost["absent"],
-    lambda lost: lost["k"],
-    lambda lost: lost.update({"k": b"2"}),
-    list,
-)
-
-
-def test_a_vanished_file_is_lost_not_empty(path: Path) -> None:
-    """What was there once is never read as "not stored", nor by a copy elsewhere; `close` begins anew."""
-    mapping = SQLiteMapping(path)
-    mapping["k"] = b"1"
-    mapping.close()
-    assert mapping["k"] == b"1"
-    moved = path.rename(path.with_suffix(".moved"))
-    copy = pickle.loads(pickle.dumps(mapping))
-    for lost in (mapping, copy):
-        for ask in ASKS:
-            with pytest.raises(StoreUnavailableError, match="gone"):
-                ask(lost)
-    assert not path.exists()
-    moved.rename(path)
-    assert (mapping["k"], copy["k"]) == (b"1", b"1")
-    path.unlink()
-    mapping.close()
-    mapping["k"] = b"3"
-    assert dict(mapping) == {"k": b"3"}
-
-
-def test_a_value_is_read_without_a_look_at_the_path_for_10_ms(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written, absent or older is not: a write never goes to a file that is not at the path."""
-    now = 100.0
-    monkeypatch.setattr(sqlite_file, "monotonic", lambda: now)
-    mapping = SQLiteMapping(path)
-    mapping["k"] = b"1"
-
-    def lose(passed: float) -> None:
-        nonlocal now
-        assert mapping["k"] == b"1"
-        path.rename(path.with_suffix(".moved"))
-        now += passed
-
-    lose(0.009)
-    assert mapping["k"] == b"1"
-    for ask in ASKS:
-        with pytest.raises(StoreUnavailableError, match="gone"):
-            ask(mapping)
-    path.with_suffix(".moved").rename(path)
-    lose(0.011)
-    with pytest.raises(StoreUnavailableError, match="gone"):
-        mapping["k"]
 
 
 def test_a_dropped_table_is_an_error(path: Path) -> None:
