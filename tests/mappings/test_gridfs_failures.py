@@ -163,6 +163,7 @@ def test_a_slow_server_is_a_timeout_and_ends_in_time(mapping: GridFSMapping, dri
     hasty.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_unavailable() -> None:
     """In the middle, and from the start; and it is used again when it is back. What it had acknowledged is there."""
     require("pymongo")
