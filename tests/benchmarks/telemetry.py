@@ -147,6 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--before", type=Path, help="a source tree to compare with")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--count", type=int, default=COUNT, help="chunks (default: %(default)s)")
+    parser.add_argument("--bare", action="store_true", help="leave out what has an SDK")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
@@ -154,8 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     trees = {"before": Tree(options.before, options.count)} if options.before else {}
     trees["no SDK"] = Tree(ROOT, options.count)
-    trees["SDK, no chunk spans"] = Tree(ROOT, options.count, "metrics")
-    trees["SDK"] = Tree(ROOT, options.count, "chunks")
+    if not options.bare:
+        trees["SDK, no chunk spans"] = Tree(ROOT, options.count, "metrics")
+        trees["SDK"] = Tree(ROOT, options.count, "chunks")
     measure(trees, options.rounds)
     show(trees, options.count)
     for tree in trees.values():
