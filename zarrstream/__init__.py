@@ -30,6 +30,7 @@ from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.registry import list_stores, open_store, register_store
 from zarrstream.stores.resilient import ResilientStore
 from zarrstream.stores.retry import Retry
+from zarrstream.stores.traced import TracedStore
 from zarrstream.streaming.checkpoint import Checkpoint
 from zarrstream.streaming.chunk import Chunk, Progress, Slice, WriteReport
 from zarrstream.streaming.codec import chunk_region
@@ -64,6 +65,7 @@ __all__ = [
     "StoreOptionError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "TracedStore",
     "TransactionConflictError",
     "UnalignedChunkError",
     "UnsupportedArrayError",

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
+from zarrstream.errors import ChunkError
 from zarrstream.kinds import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def fail(span: Span | None, error: BaseException) -> None:
         return
     from opentelemetry.trace import Status, StatusCode
 
-    cause = error.__cause__ or error
+    cause = _behind(error)
     span.set_attribute("error.type", error_type(error))
     span.set_status(Status(StatusCode.ERROR, str(error)))
     if not getattr(cause, _RECORDED, False):
@@ -270,9 +271,13 @@ def is_absent(error: BaseException | None) -> bool:
     return isinstance(error, (FileNotFoundError, KeyError))
 
 
+def _behind(error: BaseException) -> BaseException:
+    return error.__cause__ or error if isinstance(error, ChunkError) else error
+
+
 def error_type(error: BaseException) -> str:
-    """Return what ``error.type`` says: the class of the exception, or of the one behind it."""
-    found = type(error.__cause__ or error)
+    """Return what ``error.type`` says: the class of the exception, for a chunk that of what befell it."""
+    found = type(_behind(error))
     return found.__qualname__ if found.__module__ == "builtins" else f"{found.__module__}.{found.__qualname__}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -196,53 +195,6 @@ def test_a_missing_chunk_is_no_error(seen: Seen) -> None:
     assert seen.total("zarrstream.chunk.duration") == 2
 
 
-@pytest.mark.parametrize("face", ["break", "close", "aio"])
-def test_a_stream_that_is_left_is_closed(seen: Seen, face: str) -> None:
-    """Leaving early is no failure, and nothing is in flight after it."""
-    array, _ = filled(Spy())
-
-    async def leave() -> None:
-        stream = aio.stream_chunks(array)
-        async with stream:
-            async for _ in stream:
-                return
-
-    if face == "aio":
-        asyncio.run(leave())
-    else:
-        stream = stream_chunks(array)
-        items = iter(stream)
-        next(items)
-        if face == "close":
-            stream.close()
-        del items
-    span = seen.span("zarrstream.stream")
-    assert span.attributes["zarrstream.stream.outcome"] == "closed"
-    assert span.status.is_unset
-    assert seen.total("zarrstream.stream.in_flight") == seen.total("zarrstream.stream.buffer.usage") == 0
-
-
-def test_a_stream_that_is_forgotten_is_closed(seen: Seen) -> None:
-    """An awaited stream that nobody closed ends with its iterator."""
-    array, _ = filled(Spy())
-
-    async def forget() -> None:
-        items = aiter(aio.stream_chunks(array))
-        await anext(items)
-
-    asyncio.run(forget())
-    gc.collect()
-    assert seen.span("zarrstream.stream").attributes["zarrstream.stream.outcome"] == "closed"
-    assert seen.total("zarrstream.stream.in_flight") == 0
-
-
-def test_a_stream_that_is_never_begun_is_no_stream(seen: Seen) -> None:
-    """A stream is lazy, and so is its span."""
-    array, _ = filled(Spy())
-    iter(stream_chunks(array))
-    assert seen.spans() == []
-
-
 def test_what_a_source_reads_is_below_the_write(seen: Seen) -> None:
     """A copy is one trace: the reading stream is a child of the writing one."""
     array, values = filled(Spy())
@@ -306,19 +258,3 @@ def test_a_sampler_that_drops_leaves_the_metrics(seen: Seen, monkeypatch: pytest
     list(stream_chunks(array))
     assert seen.spans() == []
     assert seen.total("zarrstream.chunk.duration") == 12
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_forked_child_ends_nothing(seen: Seen) -> None:
-    """The span of a pass belongs to the process that began it."""
-    items = iter(stream_chunks(filled(Spy())[0]))
-    next(items)
-    if (child := os.fork()) == 0:
-        try:
-            items.close()
-        finally:
-            os._exit(len(seen.spans("zarrstream.stream")))
-    assert os.waitpid(child, 0)[1] == 0
-    items.close()
-    assert seen.span("zarrstream.stream")

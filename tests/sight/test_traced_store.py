@@ -15,7 +15,15 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 from zarr.testing.store import StoreTests
 
 from tests.streaming.spies import AsyncSpy
-from zarrstream import Checkpoint, MappingStore, open_store, stream_chunks, telemetry, write_stream
+from zarrstream import (
+    Checkpoint,
+    MappingStore,
+    StoreUnavailableError,
+    open_store,
+    stream_chunks,
+    telemetry,
+    write_stream,
+)
 from zarrstream.mappings.faults import Fault
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.stores.faulty import FaultyStore
@@ -180,6 +188,20 @@ async def test_a_failure_is_told_and_an_absent_key_is_none(seen: Seen) -> None:
     assert absent.status.is_unset
     assert absent.attributes["zarrstream.store.missing"] is True
     assert seen.total("zarrstream.store.operation.duration", error_type="ConnectionResetError") == 1
+
+
+async def test_the_error_of_a_store_is_its_own(seen: Seen) -> None:
+    """`error.type` of an operation is what the store raised, whatever a driver had raised before."""
+
+    def raised(message: str) -> Exception:
+        error = StoreUnavailableError(message)
+        error.__cause__ = ConnectionResetError("the driver's")
+        return error
+
+    store = TracedStore(FaultyStore(MemoryStore(), Fault(kind="error", operation="get", error=raised)))
+    with pytest.raises(StoreUnavailableError):
+        await store.get("x", PROTOTYPE)
+    assert seen.span("zarrstream.store.get").attributes["error.type"] == "zarrstream.errors.StoreUnavailableError"
 
 
 async def test_a_cancelled_call_is_no_failure(seen: Seen) -> None:

@@ -44,7 +44,7 @@ class Observer:
         Parameters
         ----------
         error : BaseException or None
-            What ended it; `GeneratorExit` where it was left early.
+            What ended it; one that is no `Exception` (`GeneratorExit`, a cancelled task's) where it was left early.
         """
 
     def inside(self) -> AbstractContextManager[Any]:

@@ -255,7 +255,7 @@ class StreamSight(Observer):
         span = self._span
         if span is None:
             return
-        left = isinstance(error, GeneratorExit)
+        left = error is not None and not isinstance(error, Exception)  # also by whoever cancelled the task
         span.set_attributes(
             {
                 "zarrstream.stream.outcome": "closed" if left else "completed" if error is None else "error",
