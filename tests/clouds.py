@@ -18,7 +18,7 @@ from tests.optional import require
 from zarrstream import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from zarr.abc.store import Store
 
@@ -101,7 +101,7 @@ def _gcs(port: int, method: str, path: str, content: Any = None) -> Any:
     url = f"http://127.0.0.1:{port}/storage/v1/b{path}"
     data = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310  # http, and of this machine
+    with urllib.request.urlopen(request, timeout=10) as response:  # http, and of this machine
         return json.loads(response.read() or b"{}")
 
 
@@ -205,37 +205,8 @@ class CloudBucket:
         self.row.remove(self.port, self.name)
 
 
-_made: dict[tuple[str, int], CloudBucket] = {}
-
-
-@pytest.fixture
-def bucket(cloud: CloudRow, request: pytest.FixtureRequest) -> CloudBucket:
-    """A bucket that all tests share; each has a prefix of its own in it."""
-    require(cloud.driver)
-    server: Server = request.getfixturevalue(cloud.service)
-    known = cloud.name, server.port
-    if known not in _made:
-        _made[known] = new_bucket(cloud, server)
-    return _made[known]
-
-
-@pytest.fixture
-def own_bucket(cloud: CloudRow, request: pytest.FixtureRequest) -> CloudBucket:
-    """A bucket that is this test's alone, to be lost."""
-    require(cloud.driver)
-    return new_bucket(cloud, request.getfixturevalue(cloud.service))
-
-
 def new_bucket(cloud: CloudRow, server: Server) -> CloudBucket:
     """Make a bucket."""
     name = f"b{os.urandom(8).hex()}"
     cloud.make(server.port, name)
     return CloudBucket(cloud, server.port, name)
-
-
-@pytest.fixture
-def store(bucket: CloudBucket) -> Iterator[Store]:
-    """A store in which nothing is, and which is closed afterwards."""
-    made = bucket.open()
-    yield made
-    made.close()

@@ -1,5 +1,7 @@
 """Never a false fill value: whatever a server or the network does, a chunk is right, or an error names it."""
 
+# fixtures are imported, and asked for by name
+
 from __future__ import annotations
 
 import asyncio
@@ -9,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import default_buffer_prototype
 
 from tests.cloud_services import Proxy
-from tests.clouds import CLOUD_ROWS, CloudBucket, bucket, every_cloud, every_s3, own_bucket, s3_client  # noqa: F401
+from tests.clouds import CLOUD_ROWS, CloudBucket, every_cloud, every_s3, s3_client
 from tests.fault_proxy import CUT, HANG, RESET, SHORT, SLOW_BODY, FaultProxy
 from zarrstream import Retry, stream_chunks
 from zarrstream.errors import ChunkReadError, StoreAccessError, StoreError, StoreTimeoutError, StoreUnavailableError
@@ -46,7 +48,7 @@ def sparse(count: int = 8) -> list[int]:
 
 @every_cloud
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_missing_chunks_of_an_array_that_is_there_are_fill_values(bucket: CloudBucket, zarr_format: Any) -> None:  # noqa: F811
+def test_missing_chunks_of_an_array_that_is_there_are_fill_values(bucket: CloudBucket, zarr_format: Any) -> None:
     """And no other chunk is."""
     store = bucket.open()
     array = written(store, zarr_format=zarr_format)
@@ -56,7 +58,7 @@ def test_missing_chunks_of_an_array_that_is_there_are_fill_values(bucket: CloudB
 
 
 @every_cloud
-def test_a_bucket_that_is_deleted_under_an_open_array_is_an_error(own_bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_bucket_that_is_deleted_under_an_open_array_is_an_error(own_bucket: CloudBucket) -> None:
     """By stream and by zarr, for the chunks that were stored and for those that were not."""
     store = own_bucket.open("p")
     array = written(store)
@@ -71,7 +73,7 @@ def test_a_bucket_that_is_deleted_under_an_open_array_is_an_error(own_bucket: Cl
 
 @every_cloud
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_prefix_that_is_deleted_under_an_open_array_is_an_error(bucket: CloudBucket, zarr_format: Any) -> None:  # noqa: F811
+def test_a_prefix_that_is_deleted_under_an_open_array_is_an_error(bucket: CloudBucket, zarr_format: Any) -> None:
     """Its metadata were there, and are not."""
     store = bucket.open()
     array = written(store, zarr_format=zarr_format)
@@ -87,7 +89,7 @@ def test_a_prefix_that_is_deleted_under_an_open_array_is_an_error(bucket: CloudB
 
 
 @every_cloud
-def test_a_mistyped_prefix_is_no_array(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_mistyped_prefix_is_no_array(bucket: CloudBucket) -> None:
     store, mistyped = bucket.open("right"), bucket.open("wrong")
     written(store)
     with pytest.raises(FileNotFoundError):  # zarr's own, of its opening
@@ -98,7 +100,7 @@ def test_a_mistyped_prefix_is_no_array(bucket: CloudBucket) -> None:  # noqa: F8
 
 
 @every_cloud
-def test_absence_is_asked_for_once_by_many_and_again_by_the_next(bucket: CloudBucket) -> None:  # noqa: F811
+def test_absence_is_asked_for_once_by_many_and_again_by_the_next(bucket: CloudBucket) -> None:
     """Misses of one moment share a look at the metadata; none is believed for later."""
     with FaultProxy(bucket.port) as proxy:
         store = bucket.open(port=proxy.port, retry=None)
@@ -116,7 +118,7 @@ def test_absence_is_asked_for_once_by_many_and_again_by_the_next(bucket: CloudBu
 @every_s3
 @pytest.mark.parametrize("fault", [503, 429, 500, RESET, CUT, 416, SHORT, 403, HANG])
 def test_one_failure_of_each_kind_is_the_right_data_or_an_error_that_names_the_key(
-    bucket: CloudBucket,  # noqa: F811
+    bucket: CloudBucket,
     fault: Any,
 ) -> None:
     """What passes is mended by the next attempt; what does not is raised, with key and cause."""
@@ -142,7 +144,7 @@ def test_one_failure_of_each_kind_is_the_right_data_or_an_error_that_names_the_k
 @every_s3
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_thousand_reads_on_a_bad_day_are_right(bucket: CloudBucket, toxiproxy: Server) -> None:  # noqa: F811
+def test_ten_thousand_reads_on_a_bad_day_are_right(bucket: CloudBucket, toxiproxy: Server) -> None:
     """A fifth of them fails, in every way that there is, and none of the chunks is a fill value that is not stored."""
     straight = bucket.open()
     inner: Any = straight
@@ -181,7 +183,7 @@ def test_ten_thousand_reads_on_a_bad_day_are_right(bucket: CloudBucket, toxiprox
 
 
 @every_s3
-def test_a_body_that_trickles_ends_at_the_attempts_time(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_body_that_trickles_ends_at_the_attempts_time(bucket: CloudBucket) -> None:
     """No time-out of a socket ever trips; ours counts the whole attempt."""
     with FaultProxy(bucket.port, [SLOW_BODY], paths="/x/c/", methods="GET") as proxy:
         store = bucket.open(port=proxy.port, retry=Retry(attempts=1, attempt_timeout=2))
@@ -215,7 +217,7 @@ def _user(port: int, name: str, actions: list[str], bucket_name: str) -> dict[st
 
 @every_s3
 def test_without_the_right_to_list_a_missing_key_is_an_error_unless_it_is_said_to_be_absent(
-    own_bucket: CloudBucket,  # noqa: F811
+    own_bucket: CloudBucket,
 ) -> None:
     """S3 answers 403 there. ``missing_on_403=True`` takes it for absence, and still reads the metadata first."""
     store = own_bucket.open("p")
@@ -235,7 +237,7 @@ def test_without_the_right_to_list_a_missing_key_is_an_error_unless_it_is_said_t
 
 
 @every_s3
-def test_a_write_that_is_refused_in_an_answer_of_200_is_an_error(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_write_that_is_refused_in_an_answer_of_200_is_an_error(bucket: CloudBucket) -> None:
     """S3 tells of the failure of one of many removals in the answer's body."""
     from zarrstream.stores import bucket_s3
 
@@ -255,7 +257,3 @@ def test_a_write_that_is_refused_in_an_answer_of_200_is_an_error(bucket: CloudBu
 
     asyncio.run(work())
     store.close()
-
-
-def buffer(value: bytes) -> cpu.Buffer:
-    return cpu.Buffer.from_bytes(value)

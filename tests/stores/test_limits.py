@@ -7,11 +7,10 @@ import threading
 import time
 from typing import Any
 
-from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from tests.clouds import CloudBucket, bucket, every_cloud, every_s3  # noqa: F401  # fixtures
 from tests.optional import require
+from tests.values import buffer
 from zarrstream import ResilientStore, Retry
 from zarrstream.errors import (
     StoreUnavailableError,
@@ -22,10 +21,6 @@ from zarrstream.stores.limits import limit_of
 
 require("tenacity")
 QUICK = Retry(attempts=4, base=0.001, cap=0.002)
-
-
-def buffer(value: bytes) -> cpu.Buffer:
-    return cpu.Buffer.from_bytes(value)
 
 
 class Counting(MemoryStore):

@@ -1,5 +1,7 @@
 """Every cloud's client on its real server keeps zarr's laws, and its store is there for every loop and process."""
 
+# fixtures are imported, and asked for by name
+
 from __future__ import annotations
 
 import asyncio
@@ -12,24 +14,29 @@ import pytest
 import zarr
 from hypothesis import settings
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import cpu
 from zarr.testing.store import StoreTests
 
-from tests.clouds import CloudBucket, bucket, every_cloud, own_bucket, store  # noqa: F401  # fixtures
+from tests.clouds import CloudBucket, every_cloud
 from tests.processes import METHODS, run
+from tests.values import PROTOTYPE, buffer
 from zarrstream import stream_chunks
 from zarrstream.errors import StoreUnavailableError
 from zarrstream.stores.remote import RemoteStore
 from zarrstream.testing import AWKWARD_KEYS, LONG_KEY, check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zarr.abc.store import ByteRequest, Store
 
-PROTOTYPE = default_buffer_prototype()
 
-
-def buffer(value: bytes) -> cpu.Buffer:
-    return cpu.Buffer.from_bytes(value)
+@pytest.fixture
+def store(bucket: CloudBucket) -> Iterator[Store]:
+    """A store in which nothing is, and which is closed afterwards."""
+    made = bucket.open()
+    yield made
+    made.close()
 
 
 @every_cloud
@@ -43,7 +50,7 @@ class TestEveryCloud(StoreTests[RemoteStore, cpu.Buffer]):
     buffer_cls = cpu.Buffer
 
     @pytest.fixture
-    def store_kwargs(self, bucket: CloudBucket) -> dict[str, Any]:  # noqa: F811
+    def store_kwargs(self, bucket: CloudBucket) -> dict[str, Any]:
         made: Any = bucket.open(retry=None, max_concurrency=None)
         return {"place": made._place, "read_only": False}
 
@@ -53,39 +60,39 @@ class TestEveryCloud(StoreTests[RemoteStore, cpu.Buffer]):
         yield made
         made.close()
 
-    async def set(self, store: RemoteStore, key: str, value: cpu.Buffer) -> None:  # type: ignore[override]  # noqa: F811
+    async def set(self, store: RemoteStore, key: str, value: cpu.Buffer) -> None:  # type: ignore[override]
         session = await store._session()
         await session.bucket.put(store._place.name(key), value.to_bytes())
 
-    async def get(self, store: RemoteStore, key: str) -> cpu.Buffer:  # noqa: F811
+    async def get(self, store: RemoteStore, key: str) -> cpu.Buffer:
         session = await store._session()
         return buffer(bytes(await session.bucket.get(store._place.name(key))))
 
-    def test_store_repr(self, store: RemoteStore) -> None:  # noqa: F811
+    def test_store_repr(self, store: RemoteStore) -> None:
         assert repr(store) == f"RemoteStore({store.place!r})"
         assert str(store) == store.place
 
-    def test_store_supports_writes(self, store: RemoteStore) -> None:  # noqa: F811
+    def test_store_supports_writes(self, store: RemoteStore) -> None:
         assert store.supports_writes
 
-    def test_store_supports_listing(self, store: RemoteStore) -> None:  # noqa: F811
+    def test_store_supports_listing(self, store: RemoteStore) -> None:
         assert store.supports_listing
 
 
 @every_cloud
 @pytest.mark.slow
-def test_single_keys_behave_as_in_a_dict(store: Store) -> None:  # noqa: F811
+def test_single_keys_behave_as_in_a_dict(store: Store) -> None:
     check_store_machine(store, examples=settings().max_examples // 4, steps=20)
 
 
 @every_cloud
 @pytest.mark.slow
-def test_hierarchies_behave_as_in_memory(store: Store) -> None:  # noqa: F811
+def test_hierarchies_behave_as_in_memory(store: Store) -> None:
     check_hierarchy_machine(store, examples=max(2, settings().max_examples // 12), steps=12)
 
 
 @every_cloud
-def test_odd_ranges(store: Store) -> None:  # noqa: F811
+def test_odd_ranges(store: Store) -> None:
     """Suffixes longer than the value, ranges past its end, of no length, and of the empty value."""
     wanted: list[tuple[ByteRequest, slice]] = [
         (SuffixByteRequest(0), slice(0, 0)),
@@ -111,12 +118,12 @@ def test_odd_ranges(store: Store) -> None:  # noqa: F811
 
 
 @every_cloud
-def test_awkward_keys_stay_apart(bucket: CloudBucket, cloud: Any) -> None:  # noqa: F811
+def test_awkward_keys_stay_apart(bucket: CloudBucket, cloud: Any) -> None:
     """Each key has its own value, a prefix takes its own keys alone, and the whole is listed."""
     # MinIO lists nothing beneath a key that is a prefix of others; to Azure a backslash is a slash.
     odd = {"s3": {"a", "a/b"}, "az": {"back\\slash"}}.get(cloud.scheme, set())
     keys = [*(key for key in AWKWARD_KEYS if key not in odd), LONG_KEY]
-    store = bucket.open(f"p{uuid4().hex[:8]}")  # noqa: F811  # S3 takes 1,024 bytes, prefix and all
+    store = bucket.open(f"p{uuid4().hex[:8]}")  # S3 takes 1,024 bytes, prefix and all
 
     async def work() -> None:
         await asyncio.gather(*(store.set(key, buffer(key.encode())) for key in keys))
@@ -133,7 +140,7 @@ def test_awkward_keys_stay_apart(bucket: CloudBucket, cloud: Any) -> None:  # no
 
 
 @every_cloud
-def test_prefixes_that_are_prefixes_of_each_other_are_apart(bucket: CloudBucket) -> None:  # noqa: F811
+def test_prefixes_that_are_prefixes_of_each_other_are_apart(bucket: CloudBucket) -> None:
     """``run`` sees nothing of ``run-2``, and takes nothing of it along."""
     name = uuid4().hex
     stores = [bucket.open(f"{name}/{end}") for end in ("run", "run-2", "run/inner")]
@@ -154,7 +161,7 @@ def test_prefixes_that_are_prefixes_of_each_other_are_apart(bucket: CloudBucket)
 
 @every_cloud
 @pytest.mark.slow
-def test_a_listing_of_more_than_one_page_is_whole(store: Store) -> None:  # noqa: F811
+def test_a_listing_of_more_than_one_page_is_whole(store: Store) -> None:
     """Services tell 1,000 names a page (Azure 5,000); a removal goes through all pages as well."""
     keys = [f"a/c/{number}" for number in range(5200)]
 
@@ -171,7 +178,7 @@ def test_a_listing_of_more_than_one_page_is_whole(store: Store) -> None:  # noqa
 
 @every_cloud
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_arrays_of_both_formats_come_back(store: Store, zarr_format: Any) -> None:  # noqa: F811
+def test_arrays_of_both_formats_come_back(store: Store, zarr_format: Any) -> None:
     values = np.arange(64 * 48, dtype="f4").reshape(64, 48)
     array = zarr.create_array(store, shape=values.shape, chunks=(16, 16), dtype="f4", name="x", zarr_format=zarr_format)
     array[:] = values
@@ -183,7 +190,7 @@ def test_arrays_of_both_formats_come_back(store: Store, zarr_format: Any) -> Non
 
 
 @every_cloud
-def test_one_of_many_creates_a_key(store: Store) -> None:  # noqa: F811
+def test_one_of_many_creates_a_key(store: Store) -> None:
     """A conditional write has one winner, and no loser is told an error."""
 
     async def work() -> None:
@@ -196,7 +203,7 @@ def test_one_of_many_creates_a_key(store: Store) -> None:  # noqa: F811
 
 
 @every_cloud
-def test_two_loops_in_turn_and_zarrs_own(store: Store) -> None:  # noqa: F811
+def test_two_loops_in_turn_and_zarrs_own(store: Store) -> None:
     """Each has a client of its own; the end of one is not the end of the others."""
 
     async def count() -> int:
@@ -209,7 +216,7 @@ def test_two_loops_in_turn_and_zarrs_own(store: Store) -> None:  # noqa: F811
     assert zarr.open_array(store, path="a", mode="r")[:].tolist() == [7] * 4
 
 
-def read_in_child(store: Store) -> None:  # noqa: F811
+def read_in_child(store: Store) -> None:
     array = zarr.open_array(store, path="a", mode="r+")
     assert array[:2].tolist() == [7] * 2
     array[2:] = 8
@@ -218,14 +225,14 @@ def read_in_child(store: Store) -> None:  # noqa: F811
 
 @every_cloud
 @pytest.mark.parametrize("method", METHODS)
-def test_a_store_that_was_used_before_works_in_the_child(store: Store, method: str) -> None:  # noqa: F811
+def test_a_store_that_was_used_before_works_in_the_child(store: Store, method: str) -> None:
     zarr.create_array(store, shape=(4,), chunks=(2,), dtype="i4", name="a")[:] = 7
     run(method, read_in_child, [(store,)])
     assert zarr.open_array(store, path="a", mode="r")[:].tolist() == [7, 7, 8, 8]
 
 
 @every_cloud
-def test_it_pickles_and_closes_twice(store: Store) -> None:  # noqa: F811
+def test_it_pickles_and_closes_twice(store: Store) -> None:
     asyncio.run(store.set("k", buffer(b"1")))
     copy = pickle.loads(pickle.dumps(store))
     assert copy == store
@@ -237,7 +244,7 @@ def test_it_pickles_and_closes_twice(store: Store) -> None:  # noqa: F811
 
 
 @every_cloud
-def test_a_lost_bucket_is_an_error_for_every_verb(own_bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_lost_bucket_is_an_error_for_every_verb(own_bucket: CloudBucket) -> None:
     """Also for those that remove, list and look: none takes it for an empty one."""
     lost = own_bucket.open("p")
     own_bucket.remove()

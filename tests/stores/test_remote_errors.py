@@ -1,5 +1,7 @@
 """What a service says is told as what it means, with a remedy: by table, by real servers, by their answers replayed."""
 
+# fixtures are imported, and asked for by name
+
 from __future__ import annotations
 
 import asyncio
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 
-from tests.clouds import CloudBucket, bucket, every_cloud, every_s3  # noqa: F401  # fixtures
+from tests.clouds import CloudBucket, every_cloud, every_s3
 from tests.fault_proxy import FaultProxy
 from tests.optional import require
 from tests.programs import free_port
@@ -56,7 +58,7 @@ def test_no_failure_is_an_error_that_zarr_takes_for_absence() -> None:
 
 def test_what_gcs_and_azure_clients_raise_is_known() -> None:
     """Their own kinds of errors, as their sources make them."""
-    HttpError = require("gcsfs.retry").HttpError  # noqa: N806  # a class
+    HttpError = require("gcsfs.retry").HttpError  # a class
     azure = require("azure.core.exceptions")
     known: list[tuple[BaseException, str, str]] = [
         (HttpError({"code": 503, "message": "later"}), "gs", "THROTTLED"),
@@ -103,7 +105,7 @@ def ask(store: Any, key: str = "k") -> Any:
         ("404 NoSuchBucket", "NO_CONTAINER"),
     ],
 )
-def test_an_answer_is_told_with_its_code_and_its_remedy(bucket: CloudBucket, answer: str, name: str) -> None:  # noqa: F811
+def test_an_answer_is_told_with_its_code_and_its_remedy(bucket: CloudBucket, answer: str, name: str) -> None:
     found = FAILURES[name]
     with FaultProxy(bucket.port, [answer]) as proxy:
         store = bucket.open(port=proxy.port, retry=None)
@@ -115,7 +117,7 @@ def test_an_answer_is_told_with_its_code_and_its_remedy(bucket: CloudBucket, ans
 
 
 @every_cloud
-def test_a_wrong_endpoint_is_unreachable_and_is_tried_again(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_wrong_endpoint_is_unreachable_and_is_tried_again(bucket: CloudBucket) -> None:
     """Nobody listens there."""
     store = bucket.open(port=free_port(), retry=None)
     with pytest.raises(StoreUnavailableError, match=r"cannot be reached .*check endpoint_url") as caught:
@@ -124,7 +126,7 @@ def test_a_wrong_endpoint_is_unreachable_and_is_tried_again(bucket: CloudBucket)
 
 
 @every_s3
-def test_a_server_without_tls_is_told_as_such(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_server_without_tls_is_told_as_such(bucket: CloudBucket) -> None:
     """An endpoint of https, where http is spoken."""
     store = bucket.open(endpoint_url=f"https://127.0.0.1:{bucket.port}", retry=None)
     with pytest.raises(StoreUnavailableError):
@@ -132,7 +134,7 @@ def test_a_server_without_tls_is_told_as_such(bucket: CloudBucket) -> None:  # n
 
 
 @every_cloud
-def test_wrong_credentials_are_told_as_such(bucket: CloudBucket, cloud: Any) -> None:  # noqa: F811
+def test_wrong_credentials_are_told_as_such(bucket: CloudBucket, cloud: Any) -> None:
     """Where the server asks for any: fake-gcs-server lets everybody in."""
     from tests.clouds import azure_string
 
@@ -153,7 +155,7 @@ def test_wrong_credentials_are_told_as_such(bucket: CloudBucket, cloud: Any) -> 
 
 
 @every_s3
-def test_a_bucket_that_cannot_be_named_so_is_an_option(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_bucket_that_cannot_be_named_so_is_an_option(bucket: CloudBucket) -> None:
     with pytest.raises(StoreOptionError):
         ask(CloudBucket(bucket.row, bucket.port, "NO_BUCKET..").open(retry=None))
 

@@ -8,11 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from tests.clouds import CloudBucket, bucket, every_cloud, every_s3  # noqa: F401  # fixtures
 from tests.optional import require
+from tests.values import buffer
 from zarrstream import MappingStore, ResilientStore, Retry, open_store
 from zarrstream.errors import (
     StoreAccessError,
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
 
 require("tenacity")
 QUICK = Retry(attempts=4, base=0.001, cap=0.002)
-
-
-def buffer(value: bytes) -> cpu.Buffer:
-    return cpu.Buffer.from_bytes(value)
 
 
 class TestLaws(StoreLaws):

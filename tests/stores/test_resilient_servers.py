@@ -1,5 +1,7 @@
 """Retries, deadlines and limits on real servers, seen from their side."""
 
+# fixtures are imported, and asked for by name
+
 from __future__ import annotations
 
 import asyncio
@@ -10,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from zarr.core.buffer import cpu, default_buffer_prototype
 
-from tests.clouds import CloudBucket, bucket, every_cloud, every_s3  # noqa: F401  # fixtures
+from tests.clouds import CloudBucket, every_cloud, every_s3
 from tests.fault_proxy import HANG, FaultProxy
 from tests.optional import require
+from tests.values import PROTOTYPE, buffer
 from zarrstream import Retry, aio, stream_chunks
 from zarrstream.errors import (
     ChunkReadError,
@@ -24,11 +26,6 @@ from zarrstream.errors import (
 )
 
 require("tenacity")
-PROTOTYPE = default_buffer_prototype()
-
-
-def buffer(value: bytes) -> cpu.Buffer:
-    return cpu.Buffer.from_bytes(value)
 
 
 def array_in(store: Any, count: int = 32) -> zarr.Array[Any]:
@@ -38,7 +35,7 @@ def array_in(store: Any, count: int = 32) -> zarr.Array[Any]:
 
 
 @every_cloud
-def test_a_fifth_of_the_requests_refused_and_everything_arrives(bucket: CloudBucket) -> None:  # noqa: F811
+def test_a_fifth_of_the_requests_refused_and_everything_arrives(bucket: CloudBucket) -> None:
     """Attempts stay within the policy: the client makes none of its own."""
     policy = Retry(attempts=8, base=0.005, cap=0.02)
     with FaultProxy(bucket.port, [503], rate=0.2, seed=1, paths="c", methods="GET PUT") as proxy:
@@ -53,7 +50,7 @@ def test_a_fifth_of_the_requests_refused_and_everything_arrives(bucket: CloudBuc
 
 @every_cloud
 @pytest.mark.parametrize("face", ["sync", "aio"])
-def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucket, face: str) -> None:  # noqa: F811
+def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucket, face: str) -> None:
     """The store's deadline, or the stream's time-out, whichever is first; at the server nothing is left open."""
     with FaultProxy(bucket.port, methods="GET") as proxy:
         deadline = 1.0
@@ -85,7 +82,7 @@ def read_all(array: Any, timeout: float, face: str) -> None:
 
 
 @every_s3
-def test_ten_threads_of_ten_requests_never_exceed_the_limit(bucket: CloudBucket) -> None:  # noqa: F811
+def test_ten_threads_of_ten_requests_never_exceed_the_limit(bucket: CloudBucket) -> None:
     """Counted at the server's side; every thread has a store of its own."""
     with FaultProxy(bucket.port) as proxy:
         first = bucket.open(port=proxy.port, max_concurrency=16)
@@ -114,9 +111,9 @@ def test_ten_threads_of_ten_requests_never_exceed_the_limit(bucket: CloudBucket)
 
 
 @every_s3
-def test_credentials_are_in_no_message_and_no_repr(bucket: CloudBucket) -> None:  # noqa: F811
+def test_credentials_are_in_no_message_and_no_repr(bucket: CloudBucket) -> None:
     """Also where the server's answer quotes what it was sent."""
-    secret = "not-the-secret-of-the-server"  # noqa: S105  # nor any other's
+    secret = "not-the-secret-of-the-server"  # nor any other's
     store: Any = bucket.open(storage_options={"key": "zarrstream", "secret": secret}, retry=None)
     with pytest.raises(StoreAccessError, match="refused the credentials") as caught:
         asyncio.run(store.get("k", PROTOTYPE))

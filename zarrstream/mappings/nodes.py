@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 #: The documents by which zarr, 2 and 3, tells what is at a path.
 METADATA = ("zarr.json", ".zarray", ".zgroup")
-_METADATA_KEYS = frozenset({*METADATA, ".zattrs", ".zmetadata"})
+#: The last part of every key that is no chunk's.
+METADATA_KEYS = frozenset({*METADATA, ".zattrs", ".zmetadata"})
 _NODES = 10_000  # that are remembered: more are opened by nobody at once
 
 
@@ -63,7 +64,7 @@ class SeenNodes:
         Nobody takes missing metadata for a fill value, and whoever makes a node looks for it first.
         """
         path, _, name = key.rpartition("/")
-        if name in _METADATA_KEYS:
+        if name in METADATA_KEYS:
             return None
         return next((node for node in _upwards(path) if node in self._paths), None)
 

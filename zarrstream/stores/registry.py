@@ -13,12 +13,15 @@ from zarr.storage import FsspecStore, LocalStore
 
 from zarrstream import places
 from zarrstream.errors import StoreOptionError
+from zarrstream.mappings.base import ByteMapping
 from zarrstream.stores.mapping import MappingStore
+from zarrstream.stores.resilient import ResilientStore
+from zarrstream.stores.retry import Retry
 
 if TYPE_CHECKING:
     import os
 
-    from zarrstream.stores.retry import Retry
+    from zarrstream.stores.chunk_cache import ChunkCache
 
 _GROUP = "zarrstream.stores"
 _FAULTY = "faulty+"
@@ -60,6 +63,7 @@ def open_store(
     retry: Retry | Literal["default"] | None = "default",
     max_concurrency: int | Literal["default"] | None = "default",
     rate: float | None = None,
+    cache: str | ChunkCache | MappingStore | ByteMapping | None = None,
     trace: bool = False,
     **options: Any,  # noqa: ANN401  # each back end has its own
 ) -> Store:
@@ -82,6 +86,10 @@ def open_store(
         process. By default 64 for S3, Google Cloud Storage and Azure, and None, any number, for all others.
     rate : float or None, optional
         How many calls may begin there per second; None for any number.
+    cache : str, ChunkCache, MappingStore or ByteMapping, optional
+        Where chunks are kept that have been read: ``"shm://NAME"``, ``"sqlite:///cache.db"``, ``"lmdb:///folder"``,
+        with a bound of 1 GiB; or a `ChunkCache`, which has a bound of its own. See
+        `zarrstream.stores.cached.CachedStore` for what is assumed.
     trace : bool, optional
         Whether OpenTelemetry sees each call: see `zarrstream.stores.traced.TracedStore`.
     **options
@@ -107,14 +115,31 @@ def open_store(
 
         store = faulty(store, options.get("faults", ()), options.get("seed", 0))
     if retry == "default":
-        retry = _default_retry() if is_remote else None
+        retry = Retry() if is_remote else None
     if max_concurrency == "default":
         max_concurrency = _REQUESTS if is_remote else None
     if not (retry is None and max_concurrency is None and rate is None):
-        from zarrstream.stores.resilient import ResilientStore
-
         store = ResilientStore(store, retry=retry, max_concurrency=max_concurrency, rate=rate)
+    if cache is not None:
+        store = _cached(store, cache)
     return _traced(store) if trace else store
+
+
+def _cached(store: Store, cache: str | ChunkCache | MappingStore | ByteMapping) -> Store:
+    from zarrstream.stores.cached import CachedStore
+    from zarrstream.stores.chunk_cache import ChunkCache
+
+    kept: object = open_store(cache) if isinstance(cache, str) else cache
+    if isinstance(kept, MappingStore):
+        kept = kept.mapping
+    if isinstance(kept, ByteMapping):
+        kept = ChunkCache(kept)
+    if not isinstance(kept, ChunkCache):
+        raise StoreOptionError(
+            f"a cache is the URL of a mapping of this machine (shm://NAME, sqlite:///cache.db, lmdb:///folder) "
+            f"or a ChunkCache, not {cache!r}"
+        )
+    return CachedStore(store, kept)
 
 
 def _traced(store: Store) -> Store:
@@ -140,12 +165,6 @@ def _bare(url: str | os.PathLike[str], read_only: bool, options: dict[str, Any])
 
 def _without_faults(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in {"faults", "seed"}}
-
-
-def _default_retry() -> Retry:
-    from zarrstream.stores.retry import Retry
-
-    return Retry()
 
 
 def register_store(scheme: str, factory: str, *, replace: bool = False) -> None:

@@ -1,0 +1,233 @@
+"""`CachedStore`: any store, with a cache of its chunks that is bounded, shared by processes, and never stale."""
+
+# ruff: noqa: D102  # the methods without a docstring inherit that of zarr.abc.store.Store
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore
+
+from zarrstream import telemetry
+from zarrstream.mappings.nodes import METADATA_KEYS
+from zarrstream.stores.flights import Flights
+from zarrstream.stores.values import bounds, content
+from zarrstream.stores.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from zarrstream.stores.chunk_cache import ChunkCache, Ticket
+
+_FLIGHTS: Flights[Buffer] = Flights()
+
+
+class CachedStore(Wrapper):
+    """A store whose chunks are kept nearer, once they have been read.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        What is wrapped.
+    cache : ChunkCache
+        Where the chunks are kept, and how many bytes of them.
+
+    Notes
+    -----
+    It is assumed that the stored chunks do not change but through a CachedStore on the same cache, in any process; all
+    of their mutators, `with_read_only` copies, and removals of whole prefixes are heeded, and a change is seen by
+    every read that begins after it. Metadata are not kept, nor is what is missing, nor an error. Ranges are kept as
+    such. Equal misses of one moment are one request per process. A cache that fails is done without.
+
+    **Threads, event loops**: any number. **Processes, pickling**: as the store and the cache's mapping. A store
+    without a place of its own (`zarr.storage.MemoryStore`) has its part of the cache to itself.
+    """
+
+    def __init__(self, store: Store, cache: ChunkCache) -> None:
+        super().__init__(store)
+        self.cache = cache
+        self._place = _place(store)
+
+    @property
+    def place(self) -> str | None:
+        """That of the store, where it has one."""
+        return getattr(self._store, "place", None)
+
+    def _with_store(self, store: Store) -> Self:
+        made = type(self)(store, self.cache)
+        made._place = self._place  # noqa: SLF001  # of its own class, and the same chunks
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._store, self.cache)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._store!r}, {self.cache!r})"
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    def close(self) -> None:
+        """Close the store, and the cache's connections; what is kept stays."""
+        super().close()
+        self.cache.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        made = prototype or default_buffer_prototype()
+        kept, ticket = self._look(key, byte_range)
+        if kept is not None:
+            return made.buffer.from_bytes(kept)
+        if ticket is None:
+            return await self._store.get(key, made, byte_range)
+
+        async def fetch() -> Buffer | None:
+            value = await self._store.get(key, made, byte_range)
+            if value is not None:
+                await asyncio.to_thread(self.cache.keep, self._place, key, ticket, content(value))
+            return value
+
+        return await _FLIGHTS.ask((str(self.cache.mapping.place), ticket), fetch)  # type: ignore[arg-type]  # None: nothing
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        inner: Any = self._store
+        kept, ticket = self._look(key, byte_range)
+        if kept is not None:
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(kept)
+
+        def fetch() -> Buffer | None:
+            value: Buffer | None = inner.get_sync(key, prototype=prototype, byte_range=byte_range)
+            if value is not None and ticket is not None:
+                self.cache.keep(self._place, key, ticket, content(value))
+            return value
+
+        if ticket is None:
+            return fetch()
+        return _FLIGHTS.ask_sync((str(self.cache.mapping.place), ticket), fetch)  # type: ignore[arg-type]  # as above
+
+    def _look(self, key: str, byte_range: ByteRequest | None) -> tuple[Any | None, Ticket | None]:
+        """Return what is kept, or None and a ticket; neither for what is not to be kept."""
+        if key.rpartition("/")[2] in METADATA_KEYS:
+            return None, None
+        start, stop = bounds(byte_range)
+        kept, ticket = self.cache.get(self._place, key, f"{start}-{'' if stop is None else stop}")
+        telemetry.cache_asked(kept is not None)
+        return kept, ticket
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _changing(self, keys: Iterable[str | None]) -> AsyncIterator[None]:
+        """Forget keys (None: all) around a change of them; in a thread, since other processes may be waited for."""
+        changes = ExitStack()
+        try:
+            for key in keys:
+                await asyncio.to_thread(changes.enter_context, self.cache.changing(self._place, key))
+            yield
+        finally:
+            changes.close()  # not awaited: a cancelled task must end this, too
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        async with self._changing([key]):
+            await self._store.set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        async with self._changing([key]):
+            await self._store.set_if_not_exists(key, value)
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        kept = list(values)
+        async with self._changing([key for key, _ in kept]):
+            await self._store._set_many(kept)  # noqa: SLF001  # zarr's name for it
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+        async with self._changing([key]):
+            await self._store.delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        self._check_writable()
+        async with self._changing([None]):
+            await self._store.delete_dir(prefix)
+
+    async def clear(self) -> None:
+        self._check_writable()
+        async with self._changing([None]):
+            await self._store.clear()
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        inner: Any = self._store
+        self._check_writable()
+        with self.cache.changing(self._place, key):
+            inner.set_sync(key, value)
+
+    def delete_sync(self, key: str) -> None:
+        inner: Any = self._store
+        self._check_writable()
+        with self.cache.changing(self._place, key):
+            inner.delete_sync(key)
+
+    @property
+    def set_many_sync(self) -> Callable[[Iterable[tuple[str, Buffer]]], None]:
+        """That of the store; `AttributeError` where it has none."""
+        inner: Any = self._store
+        many = inner.set_many_sync
+
+        def set_many_sync(items: Iterable[tuple[str, Buffer]]) -> None:
+            kept = list(items)
+            with ExitStack() as changes:
+                for key, _ in kept:
+                    changes.enter_context(self.cache.changing(self._place, key))
+                many(kept)
+
+        return set_many_sync
+
+    @property
+    def get_many_sync(self) -> Callable[..., list[Buffer | None]]:
+        """One after the other, out of the cache where they are there; `AttributeError` where the store has none."""
+        inner: Any = self._store
+        inner.get_many_sync  # noqa: B018  # asked for its absence
+
+        def get_many_sync(keys: Sequence[str], *, prototype: BufferPrototype | None = None) -> list[Buffer | None]:
+            return [self.get_sync(key, prototype=prototype) for key in keys]
+
+        return get_many_sync
+
+    # -- what else streams ask for -------------------------------------------------------------------------------------
+
+    @property
+    def durable_on_write(self) -> bool:
+        """That of the store."""
+        return bool(getattr(self._store, "durable_on_write", True))
+
+    def flush(self) -> None:
+        """Publish what is pending in the store, where it has such."""
+        flush: Callable[[], object] | None = getattr(self._store, "flush", None)
+        if flush is not None:
+            flush()
+
+
+def _place(store: Store) -> str:
+    """Return what tells a store's chunks from those of any other one in the same cache."""
+    if isinstance(store, LocalStore):
+        return f"file://{store.root.resolve().as_posix()}"
+    return str(getattr(store, "place", None) or uuid.uuid4())
