@@ -48,7 +48,7 @@ def test_a_writer_that_was_killed_leaves_nothing_stale_and_the_cache_in_use(
 def fill(path: str, folder: str, number: int) -> None:
     cache = ChunkCache(SQLiteMapping(path, durability="off"), max_bytes=10_000)
     store = CachedStore(LocalStore(folder), cache)
-    rng = random.Random(number)  # of keys, no secret
+    rng = random.Random(number)  # of keys, no secret  # noqa: S311  # of keys, no secret
     for _ in range(60):
         get(store, f"c/{rng.randrange(100)}")
     cache.close()

@@ -58,7 +58,7 @@ def test_no_failure_is_an_error_that_zarr_takes_for_absence() -> None:
 
 def test_what_gcs_and_azure_clients_raise_is_known() -> None:
     """Their own kinds of errors, as their sources make them."""
-    HttpError = require("gcsfs.retry").HttpError  # a class
+    HttpError = require("gcsfs.retry").HttpError  # a class  # noqa: N806  # a class
     azure = require("azure.core.exceptions")
     known: list[tuple[BaseException, str, str]] = [
         (HttpError({"code": 503, "message": "later"}), "gs", "THROTTLED"),

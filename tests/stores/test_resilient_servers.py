@@ -113,7 +113,7 @@ def test_ten_threads_of_ten_requests_never_exceed_the_limit(bucket: CloudBucket)
 @every_s3
 def test_credentials_are_in_no_message_and_no_repr(bucket: CloudBucket) -> None:
     """Also where the server's answer quotes what it was sent."""
-    secret = "not-the-secret-of-the-server"  # nor any other's
+    secret = "not-the-secret-of-the-server"  # nor any other's  # noqa: S105  # nor any other's
     store: Any = bucket.open(storage_options={"key": "zarrstream", "secret": secret}, retry=None)
     with pytest.raises(StoreAccessError, match="refused the credentials") as caught:
         asyncio.run(store.get("k", PROTOTYPE))
