@@ -16,12 +16,14 @@ from zarr.core.buffer import default_buffer_prototype
 from tests.cloud_services import Proxy
 from tests.clouds import CLOUD_ROWS, CloudBucket, every_cloud, every_s3, s3_client
 from tests.fault_proxy import CUT, HANG, RESET, SHORT, SLOW_BODY, FaultProxy
+from tests.optional import require
 from zarrstream import Retry, stream_chunks
 from zarrstream.errors import ChunkReadError, StoreAccessError, StoreError, StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from tests.programs import Server
 
+require("tenacity")
 FILL = 77
 QUICK = Retry(attempts=4, base=0.01, cap=0.05, deadline=20, attempt_timeout=2)
 
