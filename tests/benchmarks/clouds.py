@@ -1,7 +1,7 @@
 """Chunks out of S3, beside the bare clients and the peers, in turns in one process: MinIO through toxiproxy.
 
-``python -m tests.benchmarks.clouds [--latency MS …] [--concurrency N …] [--rounds N] [--json FILE]``. The servers are
-started as the tests start them.
+``python -m tests.benchmarks.clouds [--latency MS …] [--concurrency N …] [--kib N …] [--ways NAME …] [--rounds N]
+[--json FILE]``. The servers are started as the tests start them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +29,13 @@ from zarrstream import open_store, stream_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHUNKS, SIDE = 128, 512  # chunks of 512 x 512 float32: 1 MiB, of which zstd leaves about half
+CHUNKS = 128
+SIDES = {
+    64: 128,
+    256: 256,
+    1024: 512,
+    4096: 1024,
+}  # KiB of a chunk -> its side: float32, of which zstd leaves about half
 BUCKET, PREFIX = "benchmark", "array"
 #: Our way -> the way that it is measured by -> how many times as fast it is to be, at least.
 REQUIRED = {
@@ -45,30 +53,45 @@ class Site(NamedTuple):
         Of the proxy.
     concurrency : int
         How many requests are under way.
-    keys : list of str
-        The objects' names.
+    kib : int
+        The size of a chunk.
     """
 
     port: int
     concurrency: int
-    keys: list[str]
+    kib: int = 1024
 
     @property
     def endpoint(self) -> str:
         """The proxy's URL."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def side(self) -> int:
+        """A chunk's."""
+        return SIDES[self.kib]
 
-def values() -> np.ndarray[Any, Any]:
+    @property
+    def prefix(self) -> str:
+        """The array's."""
+        return f"{PREFIX}-{self.kib}"
+
+    @property
+    def keys(self) -> list[str]:
+        """The objects' names."""
+        return [f"{self.prefix}/c/{number}/0" for number in range(CHUNKS)]
+
+
+def values(side: int) -> np.ndarray[Any, Any]:
     """Return numbers that compress to about a half: a smooth field and noise in the lower bits."""
-    noise = np.random.default_rng(5).integers(0, 1 << 12, (CHUNKS * SIDE, SIDE))
-    return (np.arange(CHUNKS * SIDE, dtype="f4")[:, None] + noise.astype("f4") / (1 << 12)).astype("f4")
+    noise = np.random.default_rng(5).integers(0, 1 << 12, (CHUNKS * side, side))
+    return (np.arange(CHUNKS * side, dtype="f4")[:, None] + noise.astype("f4") / (1 << 12)).astype("f4")
 
 
 def opened(site: Site, **options: Any) -> Any:
     """Return our store."""
     where = {"endpoint_url": site.endpoint, "region": "us-east-1", "storage_options": dict(S3_OPTIONS)}
-    return open_store(f"s3://{BUCKET}/{PREFIX}", **{**where, "max_concurrency": site.concurrency, **options})
+    return open_store(f"s3://{BUCKET}/{site.prefix}", **{**where, "max_concurrency": site.concurrency, **options})
 
 
 def ours(engine: str) -> Callable[[Site], tuple[Callable[[], float], Callable[[], None]]]:
@@ -156,12 +179,12 @@ def zarr_on_s3fs(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
     """zarr's whole read."""
     options = {**S3_OPTIONS, "endpoint_url": site.endpoint, "skip_instance_cache": True}
     options["config_kwargs"] = {"max_pool_connections": 2 * site.concurrency}
-    store: Any = zarr.storage.FsspecStore.from_url(f"s3://{BUCKET}/{PREFIX}", storage_options=options)
+    store: Any = zarr.storage.FsspecStore.from_url(f"s3://{BUCKET}/{site.prefix}", storage_options=options)
     array = zarr.open_array(store, mode="r")
 
     def run() -> float:
         with zarr.config.set({"async.concurrency": site.concurrency}):
-            return float(np.asarray(array[:])[::SIDE, 0].sum())
+            return float(np.asarray(array[:])[:: site.side, 0].sum())
 
     def end() -> None:
         from zarr.core.sync import sync
@@ -175,15 +198,15 @@ def tensorstore(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
     """TensorStore, so many reads ahead."""
     import tensorstore as ts
 
-    kvstore = {"driver": "s3", "bucket": BUCKET, "path": f"{PREFIX}/", "endpoint": site.endpoint}
+    kvstore = {"driver": "s3", "bucket": BUCKET, "path": f"{site.prefix}/", "endpoint": site.endpoint}
     kvstore |= {"aws_region": "us-east-1", "aws_credentials": {"type": "environment"}}
     context = {"s3_request_concurrency": {"limit": site.concurrency}, "cache_pool": {"total_bytes_limit": 0}}
     array = ts.open({"driver": "zarr3", "kvstore": kvstore, "context": context}, read=True).result()
 
     def run() -> float:
         ahead, total = [], 0.0
-        for start in range(0, CHUNKS * SIDE, SIDE):
-            ahead.append(array[start : start + SIDE].read())
+        for start in range(0, CHUNKS * site.side, site.side):
+            ahead.append(array[start : start + site.side].read())
             if len(ahead) == site.concurrency:
                 total += float(ahead.pop(0).result()[0, 0])
         return total + sum(float(read.result()[0, 0]) for read in ahead)
@@ -202,7 +225,7 @@ WAYS: dict[str, tuple[str, Callable[[Site], tuple[Callable[[], float], Callable[
 
 
 @contextmanager
-def through_a_proxy() -> Iterator[Proxy]:
+def through_a_proxy(sizes: list[int]) -> Iterator[Proxy]:
     """Start MinIO, fill it, and put a proxy before it."""
     with ExitStack() as stack:
         server = stack.enter_context(contextmanager(minio.__wrapped__)())  # type: ignore[attr-defined]  # the fixture's function
@@ -211,19 +234,20 @@ def through_a_proxy() -> Iterator[Proxy]:
         client.create_bucket(Bucket=BUCKET)
         client.close()
         proxy = Proxy(between, server.port)
-        store = opened(Site(server.port, 16, []))
-        data = values()
-        array = zarr.create_array(store, shape=data.shape, chunks=(SIDE, SIDE), dtype="f4", zarr_format=3)
-        array[:] = data
-        store.close()
+        for kib in sizes:
+            site = Site(server.port, 16, kib)
+            store, data = opened(site), values(site.side)
+            array = zarr.create_array(store, shape=data.shape, chunks=(site.side, site.side), dtype="f4", zarr_format=3)
+            array[:] = data
+            store.close()
         yield proxy
         proxy.close()
 
 
-def measured(site: Site, rounds: int) -> dict[str, float]:
+def measured(site: Site, rounds: int, names: list[str]) -> dict[str, float]:
     """Return the chunks per second of each way: medians, the order alternating, the values checked."""
-    expected = float(values()[::SIDE, 0].astype("f8").sum())
-    ways = {name: make(site) for name, (needs, make) in WAYS.items() if find_spec(needs) is not None}
+    expected = float(values(site.side)[:: site.side, 0].astype("f8").sum())
+    ways = {name: WAYS[name][1](site) for name in names if find_spec(WAYS[name][0]) is not None}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name in list(ways) if turn % 2 else list(reversed(ways)):
@@ -238,9 +262,9 @@ def measured(site: Site, rounds: int) -> dict[str, float]:
     return {name: CHUNKS / statistics.median(taken) for name, taken in times.items()}
 
 
-def shown(figures: dict[str, float], latency: int, concurrency: int) -> str:
+def shown(figures: dict[str, float], latency: int, site: Site) -> str:
     """Return one measurement as lines of text."""
-    lines = [f"{latency} ms added, {concurrency} requests: chunks of 1 MiB per second"]
+    lines = [f"{latency} ms added, {site.concurrency} requests: chunks of {site.kib} KiB per second"]
     lines += [f"  {name:16} {speed:8.0f}" for name, speed in figures.items()]
     for mine, peers in REQUIRED.items():
         for peer, least in peers.items():
@@ -254,19 +278,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--latency", type=int, nargs="+", default=[0, 50], metavar="MS")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[32], metavar="N")
+    parser.add_argument("--kib", type=int, nargs="+", default=[1024], choices=SIDES, metavar="N")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
+    # TensorStore takes its credentials from nowhere else.
+    os.environ |= {"AWS_ACCESS_KEY_ID": S3_USER, "AWS_SECRET_ACCESS_KEY": S3_SECRET}
     found = []
-    with through_a_proxy() as proxy:
-        keys = [f"{PREFIX}/c/{number}/0" for number in range(CHUNKS)]
+    with through_a_proxy(asked.kib) as proxy:
         for latency in asked.latency:
             if latency:
                 proxy.add("latency", latency=latency)
-            for concurrency in asked.concurrency:
-                figures = measured(Site(proxy.port, concurrency, keys), asked.rounds)
-                found.append({"latency": latency, "concurrency": concurrency, "chunks per second": figures})
-                print(shown(figures, latency, concurrency), flush=True)
+            for concurrency, kib in product(asked.concurrency, asked.kib):
+                site = Site(proxy.port, concurrency, kib)
+                figures = measured(site, asked.rounds, asked.ways)
+                found.append({"latency": latency, "concurrency": concurrency, "KiB": kib, "chunks per second": figures})
+                print(shown(figures, latency, site), flush=True)
             proxy.mend()
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
