@@ -73,6 +73,17 @@ AWKWARD_KEYS: tuple[str, ...] = (
     "zarr.json",
 )
 LONG_KEY = "/".join(["long" * 12] * 20) + "/" + "x" * 20  # 1,000 bytes
+#: What a store may be asked for of a value of ten bytes, or of none, and which part of it that is.
+ODD_RANGES: tuple[tuple[ByteRequest, slice], ...] = (
+    (SuffixByteRequest(0), slice(0, 0)),
+    (SuffixByteRequest(3), slice(-3, None)),
+    (SuffixByteRequest(99), slice(0, None)),
+    (OffsetByteRequest(4), slice(4, None)),
+    (OffsetByteRequest(99), slice(99, None)),
+    (RangeByteRequest(2, 2), slice(2, 2)),
+    (RangeByteRequest(2, 99), slice(2, None)),
+    (RangeByteRequest(98, 99), slice(98, 99)),
+)
 _PATHS = st.text(alphabet="ab/!0_%\u00e9\ud7ff\U0010ffff", max_size=5)
 _FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -261,20 +272,7 @@ class StoreLaws(StoreTests[MappingStore, cpu.Buffer]):
         assert store.supports_listing
 
     @pytest.mark.parametrize("value", [b"", b"0123456789"])
-    @pytest.mark.parametrize(
-        ("wanted", "bounds"),
-        [
-            (SuffixByteRequest(0), slice(0, 0)),
-            (SuffixByteRequest(3), slice(-3, None)),
-            (SuffixByteRequest(99), slice(0, None)),
-            (OffsetByteRequest(4), slice(4, None)),
-            (OffsetByteRequest(99), slice(99, None)),
-            (RangeByteRequest(2, 2), slice(2, 2)),
-            (RangeByteRequest(2, 99), slice(2, None)),
-            (RangeByteRequest(98, 99), slice(98, 99)),
-        ],
-        ids=repr,
-    )
+    @pytest.mark.parametrize(("wanted", "bounds"), ODD_RANGES, ids=repr)
     async def test_odd_ranges(self, store: MappingStore, value: bytes, wanted: ByteRequest, bounds: slice) -> None:
         prototype = default_buffer_prototype()
         store.set_sync("k", cpu.Buffer.from_bytes(value))

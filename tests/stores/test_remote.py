@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import zarr
 from hypothesis import settings
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import cpu
 from zarr.testing.store import StoreTests
 
@@ -23,12 +22,12 @@ from tests.values import PROTOTYPE, buffer
 from zarrstream import stream_chunks
 from zarrstream.errors import StoreUnavailableError
 from zarrstream.stores.remote import RemoteStore
-from zarrstream.testing import AWKWARD_KEYS, LONG_KEY, check_hierarchy_machine, check_store_machine
+from zarrstream.testing import AWKWARD_KEYS, LONG_KEY, ODD_RANGES, check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zarr.abc.store import ByteRequest, Store
+    from zarr.abc.store import Store
 
 
 @pytest.fixture
@@ -94,21 +93,11 @@ def test_hierarchies_behave_as_in_memory(store: Store) -> None:
 @every_cloud
 def test_odd_ranges(store: Store) -> None:
     """Suffixes longer than the value, ranges past its end, of no length, and of the empty value."""
-    wanted: list[tuple[ByteRequest, slice]] = [
-        (SuffixByteRequest(0), slice(0, 0)),
-        (SuffixByteRequest(3), slice(-3, None)),
-        (SuffixByteRequest(99), slice(0, None)),
-        (OffsetByteRequest(4), slice(4, None)),
-        (OffsetByteRequest(99), slice(99, None)),
-        (RangeByteRequest(2, 2), slice(2, 2)),
-        (RangeByteRequest(2, 99), slice(2, None)),
-        (RangeByteRequest(98, 99), slice(98, 99)),
-    ]
 
     async def work() -> None:
         for value in (b"", b"0123456789"):
             await store.set("k", buffer(value))
-            for request, bounds in wanted:
+            for request, bounds in ODD_RANGES:
                 found = await store.get("k", PROTOTYPE, request)
                 assert found is not None
                 assert found.to_bytes() == value[bounds], (value, request)
