@@ -114,6 +114,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 0.5  # an idle connection's thread looks whether the proxy has ended
 
+    def setup(self) -> None:
+        """Take a way to the server for as long as the client's connection lasts."""
+        super().setup()
+        self.upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=30)
+
+    def finish(self) -> None:
+        """Let it go."""
+        self.upstream.close()
+        super().finish()
+
     def handle(self) -> None:
         """Serve one connection until its client leaves, or the proxy ends."""
         with suppress(ConnectionError):
@@ -186,16 +196,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _forward(self, fault: int | str | None, body: bytes | None) -> None:
-        upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}}
         try:
-            headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}
-            }
-            upstream.request(self.command, self.path, body=body, headers=headers)
-            answer = upstream.getresponse()
+            self.upstream.request(self.command, self.path, body=body, headers=headers)
+            answer = self.upstream.getresponse()
             content = answer.read()
-        finally:
-            upstream.close()
+        except (http.client.HTTPException, OSError):
+            self.upstream.close()
+            raise ConnectionAbortedError from None
         sent = content[: len(content) // 2] if fault in {CUT, SHORT} and content else content
         length = len(sent) if fault == SHORT else answer.getheader("Content-Length") or len(content)
         self.send_response_only(answer.status, answer.reason)
