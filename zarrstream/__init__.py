@@ -26,6 +26,8 @@ from zarrstream.errors import (
     ZarrStreamError,
 )
 from zarrstream.mappings.base import ByteMapping
+from zarrstream.stores.cached import CachedStore
+from zarrstream.stores.chunk_cache import ChunkCache
 from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.registry import list_stores, open_store, register_store
 from zarrstream.stores.resilient import ResilientStore
@@ -40,10 +42,12 @@ from zarrstream.streaming.write import write_stream
 
 __all__ = [
     "ByteMapping",
+    "CachedStore",
     "Checkpoint",
     "CheckpointLockedError",
     "CheckpointMismatchError",
     "Chunk",
+    "ChunkCache",
     "ChunkError",
     "ChunkReadError",
     "ChunkStream",

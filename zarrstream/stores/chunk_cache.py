@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import struct
-import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -17,6 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zarrstream.errors import StoreError, StoreOptionError
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.stores.limits import is_number
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a cache is for one process
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,9 +64,9 @@ class ChunkCache:
 
     Notes
     -----
-    **Processes**: those of one machine; a lock in the folder for temporary files lets one at a time change what is
-    kept. What one process uses, others hear of within a second. **Failures** of the cache are misses, and logged
-    once. **Pickling**: as the mapping.
+    **Processes**: those of one user on one machine, and on Windows one process; a lock in the folder for temporary
+    files lets one at a time change what is kept. What one process uses, others hear of within a second. **Failures**
+    of the cache are misses, and logged once. **Pickling**: as the mapping.
     """
 
     def __init__(self, mapping: ByteMapping, *, max_bytes: int = 1 << 30) -> None:
@@ -251,7 +254,9 @@ class _MachineLock:
     """One holder at a time among the threads and processes of this machine and user."""
 
     def __init__(self, name: str) -> None:
-        self._path = Path(tempfile.gettempdir()) / f"zarrstream-cache-{os.getuid()}-{_digest(name)}"
+        import tempfile  # it takes 5 ms, and few have a cache
+
+        self._path = Path(tempfile.gettempdir()) / f"zarrstream-cache-{_digest(str(Path.home()), name)}"
         self._begin()
 
     def _begin(self) -> None:
@@ -267,8 +272,9 @@ class _MachineLock:
             self._begin()  # a fork while another thread held it, which the child does not have
         with self._threads:
             if not self._depth:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+                if fcntl is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_EX)
             self._depth += 1
             try:
                 yield

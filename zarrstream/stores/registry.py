@@ -14,6 +14,8 @@ from zarr.storage import FsspecStore, LocalStore
 from zarrstream import places
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.base import ByteMapping
+from zarrstream.stores.cached import CachedStore
+from zarrstream.stores.chunk_cache import ChunkCache
 from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.resilient import ResilientStore
 from zarrstream.stores.retry import Retry
@@ -21,7 +23,6 @@ from zarrstream.stores.retry import Retry
 if TYPE_CHECKING:
     import os
 
-    from zarrstream.stores.chunk_cache import ChunkCache
 
 _GROUP = "zarrstream.stores"
 _FAULTY = "faulty+"
@@ -126,9 +127,6 @@ def open_store(
 
 
 def _cached(store: Store, cache: str | ChunkCache | MappingStore | ByteMapping) -> Store:
-    from zarrstream.stores.cached import CachedStore
-    from zarrstream.stores.chunk_cache import ChunkCache
-
     kept: object = open_store(cache) if isinstance(cache, str) else cache
     if isinstance(kept, MappingStore):
         kept = kept.mapping
