@@ -126,25 +126,28 @@ def test_a_child_sees_what_the_parent_publishes_later(mapping: ZipMapping, path:
     """And no longer what was pending when it began."""
     mapping["k"] = b"at the fork"
     reads, writes = os.pipe()
+    seen, tells = os.pipe()
 
     def work() -> None:
         assert mapping["k"] == b"at the fork"
+        os.write(tells, b".")
         os.read(reads, 1)
         assert dict(mapping) == {"k": b"published"}
         mapping["child"] = b"writes now"
         mapping.close()
 
     def publish() -> None:
+        os.read(seen, 1)
         mapping["k"] = b"published"
         mapping.close()
         os.write(writes, b".")
 
-    later = threading.Timer(0.05, publish)
+    later = threading.Thread(target=publish)
     later.start()
     in_child(work)
     later.join()
-    os.close(reads)
-    os.close(writes)
+    for descriptor in (reads, writes, seen, tells):
+        os.close(descriptor)
     assert content(path) == {"k": b"published", "child": b"writes now"}
 
 

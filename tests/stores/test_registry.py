@@ -14,6 +14,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 import zarrstream
+from tests.optional import require
 from zarrstream import MappingStore, list_stores, open_store, places, register_store
 from zarrstream.errors import MissingExtraError, StoreOptionError
 from zarrstream.mappings.sqlite import SQLiteMapping
@@ -98,10 +99,6 @@ def test_memory_is_what_zarr_opens_under_that_name() -> None:
         ("sqlite:///x.db", {"retry": 3}, "retry is a zarrstream.Retry"),
         ("sqlite:///x.db", {"max_concurrency": 0}, "max_concurrency is a number of requests, 1 or more"),
         ("sqlite:///x.db", {"rate": -1}, "rate is a number of requests per second"),
-        ("s3://", {}, "which bucket? Write s3://BUCKET/PREFIX"),
-        ("s3", {"buket": "b"}, "'buket'; did you mean 'bucket'"),
-        ("s3://b", {"engine": "boto"}, "there are 's3fs' and 'obstore'"),
-        ("az://c", {"account_key": "k", "sas_token": "s"}, "one kind of credentials, not account_key and sas_token"),
         ("sqlite:///x.db", {"path": "y.db"}, "no option 'path'"),
         ("sqlite:///x.db", {"durability": "fulll"}, "'full', 'normal' or 'off', not 'fulll'"),
         ("sqlite:///x.db", {"read_onyl": True}, "did you mean 'read_only'"),
@@ -117,6 +114,25 @@ def test_memory_is_what_zarr_opens_under_that_name() -> None:
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_right(url: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StoreOptionError) as caught:
+        open_store(url, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("driver", "url", "options", "message"),
+    [
+        ("s3fs", "s3://", {}, "which bucket? Write s3://BUCKET/PREFIX"),
+        ("s3fs", "s3", {"buket": "b"}, "'buket'; did you mean 'bucket'"),
+        ("s3fs", "s3://b", {"engine": "boto"}, "there are 's3fs' and 'obstore'"),
+        ("s3fs", "s3://b", {"bucket": "c"}, "the URL names the bucket already"),
+        ("gcsfs", "gs://", {}, "which bucket?"),
+        ("adlfs", "az", {}, "which container? Write az://CONTAINER/PREFIX"),
+        ("adlfs", "az://c", {"account_key": "k", "sas_token": "s"}, "one kind of credentials, not account_key and sas"),
+    ],
+)
+def test_a_mistake_in_a_cloud_is_named(driver: str, url: str, options: dict[str, Any], message: str) -> None:
+    require(driver)
     with pytest.raises(StoreOptionError) as caught:
         open_store(url, **options)
     assert message in str(caught.value)
