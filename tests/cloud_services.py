@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.optional import require
 from tests.programs import CACHE, Program, Server, data_folder, first, listens, on_path
 
 if TYPE_CHECKING:
@@ -78,6 +80,17 @@ def minio() -> Iterator[Server]:
         command = [str(binary), "server", "--quiet", "--address", "127.0.0.1:{port}", str(folder / "data")]
         server = Server(command, folder, environment={**own, **quiet})
         server.start(lambda at: answers(at, "/minio/health/ready"))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Server]:
+    """S3 again: moto, which is Python alone, and covers what it can where MinIO is not to be had."""
+    require("moto.server")
+    with data_folder() as folder:
+        server = Server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "{port}"], folder)
+        server.start(listens)
         yield server
         server.stop()
 

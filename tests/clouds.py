@@ -58,6 +58,11 @@ class CloudRow:
     options: Callable[[int], dict[str, Any]]
     driver: str
 
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """Those of a test of it; moto, S3's stand-in where MinIO is not to be had, is for the full profile."""
+        return [pytest.mark.server, *([pytest.mark.slow] if self.service == "moto" else [])]
+
     def url(self, bucket: str, prefix: str = "") -> str:
         """Return the URL of a prefix."""
         return f"{self.scheme}://{bucket}/{prefix}"
@@ -150,6 +155,7 @@ CLOUD_ROWS = (
         lambda port: {**_s3_options(port), "engine": "obstore"},
         "obstore",
     ),
+    CloudRow("moto", "s3", "moto", _make_s3, _remove_s3, _s3_options, "s3fs"),
     CloudRow(
         "gcsfs",
         "gs",
@@ -169,11 +175,9 @@ CLOUD_ROWS = (
         "adlfs",
     ),
 )
-every_cloud = pytest.mark.parametrize(
-    "cloud", [pytest.param(row, id=row.name, marks=pytest.mark.server) for row in CLOUD_ROWS]
-)
+every_cloud = pytest.mark.parametrize("cloud", [pytest.param(row, id=row.name, marks=row.marks) for row in CLOUD_ROWS])
 every_s3 = pytest.mark.parametrize(
-    "cloud", [pytest.param(row, id=row.name, marks=pytest.mark.server) for row in CLOUD_ROWS if row.scheme == "s3"]
+    "cloud", [pytest.param(row, id=row.name, marks=pytest.mark.server) for row in CLOUD_ROWS if row.service == "minio"]
 )
 
 
