@@ -110,7 +110,8 @@ class Reading:
         )
         self._in_threads = self._loader.synchronous
         threads = limits.threads if self._in_threads else min(cores(), limits.requests)
-        slots = 2 * threads if self._in_threads else limits.requests + 2 * threads
+        # Twice as many awaited runs as requests: while one waits for its turn to be decoded, another one is fetched.
+        slots = 2 * threads if self._in_threads else 2 * limits.requests + 2 * threads
         self._policy = observer.policy(policy_of(plan.on_error))
         self.window = observer.window(
             self._loader.line(loop),
