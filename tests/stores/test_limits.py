@@ -91,6 +91,18 @@ def test_throttling_halves_the_limit_and_success_restores_it() -> None:
     asyncio.run(work())
 
 
+def test_a_place_without_a_limit_that_throttles_gets_more_again() -> None:
+    """Where nobody has said how many, what was halved grows with each success all the same."""
+    limit = limit_of("throttling place", max_concurrency=None, rate=None)
+    limit.throttled()
+    halved = limit.room
+    for _ in range(10):
+        with limit:
+            pass
+    assert halved == 1
+    assert limit.room > 3
+
+
 def test_a_rate_spaces_the_beginnings_over_stores_and_loops() -> None:
     """Twenty calls at 100 a second take 0.19 s or more, however many ask at once."""
     stores = [ResilientStore(MemoryStore(), rate=100.0) for _ in range(2)]

@@ -128,10 +128,11 @@ class Limit:
 
     def succeeded(self) -> None:
         """Say that a call was answered."""
-        if self.size is None or self.room >= self.size:
+        most = float("inf") if self.size is None else float(self.size)
+        if self.room >= most:
             return
         with self._guard:
-            self.room = min(float(self.size), self.room + 1 / self.room)
+            self.room = min(most, self.room + 1 / self.room)
             admitted = self._admit()
         _wake(admitted)
 
