@@ -69,3 +69,16 @@ def test_the_bound_holds_over_processes_and_restarts(tmp_path: Path, method: str
     assert int(mapping["total"]) == sum(kept.values())
     mapping.close()
     fill(path, str(tmp_path / "slow"), 0)
+
+
+def test_a_reader_that_was_killed_while_it_kept_a_value_keeps_nobody_from_it(
+    cache: ChunkCache, slow: FaultyStore
+) -> None:
+    """Killed between the note of an entry and its value: the next reader keeps it after all."""
+    asyncio.run(slow.set("c/0", buffer(b"1")))
+    store = CachedStore(slow, cache)
+    assert get(store, "c/0") == b"1"
+    (value,) = cache.mapping.keys_under("v/")
+    del cache.mapping[value]
+    assert [get(store, "c/0"), get(store, "c/0")] == [b"1", b"1"]
+    assert slow.count("get", "c/0") == 2

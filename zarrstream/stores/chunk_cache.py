@@ -125,7 +125,7 @@ class ChunkCache:
             entry = ticket.entry
             if self._changes(place, key) != ticket.changes or self._is_changing(place, key):
                 return
-            if self.mapping.get(f"i/{entry}") is not None:
+            if f"v/{entry}" in self.mapping:
                 return
             total = self._total() + nbytes
             if total > self.max_bytes:
@@ -230,14 +230,16 @@ class ChunkCache:
         return {name.removeprefix("i/"): _ENTRY.unpack(packed) for name, packed in found.items()}
 
     def _note(self) -> None:
-        """Write down what was used here."""
+        """Write down what was used here; of what somebody drops meanwhile, nothing may come back."""
         used, self._used = self._used, {}
+        used = dict(used)  # another thread may be about to add to the one that was taken
         self._noted = time.monotonic()
-        known = self.mapping.read_many([f"i/{entry}" for entry in used])
-        self.mapping.update_many(
-            (name, _ENTRY.pack(used[name.removeprefix("i/")], _ENTRY.unpack(packed)[1]))
-            for name, packed in known.items()
-        )
+        with self._lock.held():
+            known = self.mapping.read_many([f"i/{entry}" for entry in used])
+            self.mapping.update_many(
+                (name, _ENTRY.pack(used[name.removeprefix("i/")], _ENTRY.unpack(packed)[1]))
+                for name, packed in known.items()
+            )
 
     @contextmanager
     def _misses(self) -> Iterator[None]:
