@@ -20,7 +20,7 @@ from tests.clouds import CloudBucket, every_cloud
 from tests.processes import METHODS, run
 from tests.values import PROTOTYPE, buffer
 from zarrstream import stream_chunks
-from zarrstream.errors import StoreUnavailableError
+from zarrstream.errors import StoreError, StoreUnavailableError
 from zarrstream.stores.remote import RemoteStore
 from zarrstream.testing import AWKWARD_KEYS, LONG_KEY, ODD_RANGES, check_hierarchy_machine, check_store_machine
 
@@ -146,6 +146,35 @@ def test_prefixes_that_are_prefixes_of_each_other_are_apart(bucket: CloudBucket)
     asyncio.run(work())
     for one in stores:
         one.close()
+
+
+@every_cloud
+def test_slashes_alone_name_nothing(store: Store) -> None:
+    """zarr's own tests ask whether ``/`` is empty; MinIO refuses the very question."""
+
+    async def work() -> None:
+        await store.set("a/b", buffer(b"1"))
+        assert await store.is_empty("/")
+        assert [key async for key in store.list_prefix("/")] == []
+        assert not await store.is_empty("")
+
+    asyncio.run(work())
+
+
+@every_cloud
+def test_what_is_closed_amid_requests_stays_closed(store: Store) -> None:
+    """zarr raises the first error of several requests and leaves the others: they make no client that nobody closes."""
+
+    async def work() -> None:
+        asked = [asyncio.create_task(store.get(f"{key}", PROTOTYPE)) for key in range(40)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        store.close()
+        for ended in await asyncio.gather(*asked, return_exceptions=True):
+            assert ended is None or isinstance(ended, StoreError), ended
+        assert await store.get("later", PROTOTYPE) is None
+
+    for _ in range(3):
+        asyncio.run(work())
 
 
 @every_cloud

@@ -19,7 +19,7 @@ from tests.programs import free_port
 from zarrstream import errors
 from zarrstream.errors import StoreAccessError, StoreOptionError, StoreUnavailableError
 from zarrstream.stores import remote_errors
-from zarrstream.stores.bucket import CutShortError
+from zarrstream.stores.bucket import ClosedError, CutShortError
 from zarrstream.stores.remote_errors import CODES, STATUS, Failure, failure
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def rows() -> Iterator[str]:
     """The table of the documentation, from the code."""
     for name in (
         *("THROTTLED", "SERVER", "SLOW", "UNREACHABLE", "NO_HOST", "CUT_SHORT", "ODD", "CONFLICT", "NO_CONTAINER"),
-        *("DENIED", "CREDENTIALS", "EXPIRED", "CLOCK", "REGION", "TLS", "RANGE", "OPTIONS", "UNKNOWN"),
+        *("DENIED", "CREDENTIALS", "EXPIRED", "CLOCK", "REGION", "TLS", "RANGE", "CLOSED", "OPTIONS", "UNKNOWN"),
     ):
         found = FAILURES[name]
         columns = [CODES["s3"], CODES["az"], STATUS]
@@ -70,6 +70,7 @@ def test_what_gcs_and_azure_clients_raise_is_known() -> None:
         (azure.ServiceResponseTimeoutError("late"), "az", "SLOW"),
         (azure.ClientAuthenticationError("who?"), "az", "CREDENTIALS"),
         (azure.IncompleteReadError("cut"), "az", "CUT_SHORT"),
+        (ClosedError(), "gs", "CLOSED"),
         (CutShortError("1 of 2 bytes came"), "s3", "CUT_SHORT"),
         (TimeoutError(), "s3", "SLOW"),
         (ConnectionResetError(), "s3", "UNREACHABLE"),

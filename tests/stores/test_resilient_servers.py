@@ -58,11 +58,9 @@ def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucke
         array = array_in(store, 4)
         proxy.faults, proxy.paths = [HANG], "c"
         for timeout, kind in ((120.0, StoreTimeoutError), (0.5, ChunkTimeoutError)):
-            began = time.monotonic()
-            with pytest.raises((ChunkReadError, ChunkTimeoutError)) as caught:
-                read_all(array, timeout, face)
-            assert time.monotonic() - began < min(deadline, timeout) + 0.5
-            assert isinstance(caught.value if kind is ChunkTimeoutError else caught.value.cause, kind)
+            took, error = until_it_raises(array, timeout, face)
+            assert took < min(deadline, timeout) + 0.5
+            assert isinstance(error if kind is ChunkTimeoutError else error.cause, kind)
         until_idle = time.monotonic() + 5
         while proxy.under_way:
             assert time.monotonic() < until_idle
@@ -70,15 +68,24 @@ def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucke
         store.close()
 
 
-def read_all(array: Any, timeout: float, face: str) -> None:
-    async def awaited() -> None:
-        async for _ in aio.stream_chunks(array, timeout=timeout):
-            pass
+def until_it_raises(array: Any, timeout: float, face: str) -> tuple[float, Any]:
+    """Return how long a pass took, and what ended it, once the loop has its client: botocore takes long to make one."""
+
+    async def awaited() -> tuple[float, Any]:
+        await array.store.exists("x/zarr.json")
+        began = time.monotonic()
+        with pytest.raises((ChunkReadError, ChunkTimeoutError)) as caught:
+            async for _ in aio.stream_chunks(array, timeout=timeout):
+                pass
+        return time.monotonic() - began, caught.value
 
     if face == "aio":
-        asyncio.run(awaited())
-    for _ in stream_chunks(array, timeout=timeout):
-        pass
+        return asyncio.run(awaited())
+    began = time.monotonic()
+    with pytest.raises((ChunkReadError, ChunkTimeoutError)) as caught:
+        for _ in stream_chunks(array, timeout=timeout):
+            pass
+    return time.monotonic() - began, caught.value
 
 
 @every_s3

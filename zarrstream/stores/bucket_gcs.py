@@ -12,7 +12,7 @@ from urllib.parse import quote
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from gcsfs.core import GCSFileSystem
 
-from zarrstream.stores.bucket import CutShortError, header, whole
+from zarrstream.stores.bucket import Connection, CutShortError, header, whole
 from zarrstream.stores.clients import let_go
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class GCSBucket:
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self._bucket = name
         self._system = _Once(**options, asynchronous=True, skip_instance_cache=True)
-        self._connecting = asyncio.Lock()
-        self._connected = False
+        self._connection = Connection(self._connect)
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
@@ -87,9 +86,8 @@ class GCSBucket:
 
     async def close(self) -> None:
         """Close the client's connections."""
-        session = self._system._session  # noqa: SLF001  # it has no public way
-        if session is not None:
-            await session.close()
+        if await self._connection.end():
+            await self._system._session.close()  # noqa: SLF001  # it has no public way
 
     @property
     def _root(self) -> str:
@@ -115,14 +113,10 @@ class GCSBucket:
         return found
 
     async def _connect(self) -> None:
-        """Make the session, once: requests that came together would make one each, and lose all but the last."""
-        async with self._connecting:
-            if not self._connected:
-                await self._system._set_session()  # noqa: SLF001  # its public way blocks
-                let_go(self._system)
-                self._connected = True
+        await self._system._set_session()  # noqa: SLF001  # its public way blocks
+        let_go(self._system)
 
     async def _call(self, method: str, path: str, **parameters: Any) -> Any:
-        if not self._connected:
-            await self._connect()
+        if not self._connection.made:
+            await self._connection.make()
         return await self._system._call(method, path, **parameters)  # noqa: SLF001  # its public one blocks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-from zarrstream.stores.bucket import CutShortError, header, whole
+from zarrstream.stores.bucket import Connection, CutShortError, header, whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -36,6 +36,7 @@ class S3Bucket:
             config.setdefault("s3", {"addressing_style": "path"})
         own = {**options, "config_kwargs": config, "asynchronous": True, "skip_instance_cache": True}
         self._system = S3FileSystem(**own)
+        self._connection = Connection(self._system.set_session)
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
@@ -48,8 +49,7 @@ class S3Bucket:
         try:
             await self._call("put_object", Key=name, Body=bytes(value), **({"IfNoneMatch": "*"} if create else {}))
         except OSError as error:
-            response = getattr(error.__cause__, "response", None) or {}
-            if not create or response.get("Error", {}).get("Code") != "PreconditionFailed":
+            if not create or _code(error) != "PreconditionFailed":
                 raise
             raise FileExistsError(name) from error  # s3fs says so for Amazon's answer, and not for MinIO's
 
@@ -85,14 +85,18 @@ class S3Bucket:
 
     async def close(self) -> None:
         """Close the client's connections."""
-        client = self._system._s3  # noqa: SLF001  # s3fs closes it only where it is synchronous
-        if client is not None:
-            await client.close()
+        if await self._connection.end():
+            await self._system._s3.close()  # noqa: SLF001  # s3fs closes it only where it is synchronous
 
     async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
         more: dict[str, Any] = {}
         while True:
-            page = await self._call("list_objects_v2", **options, **more)
+            try:
+                page = await self._call("list_objects_v2", **options, **more)
+            except OSError as error:
+                if _code(error) == "XMinioInvalidObjectName":  # MinIO has no name that begins so
+                    return
+                raise
             if "KeyCount" not in page and "IsTruncated" not in page:
                 raise CutShortError("an answer that is no listing")
             yield page
@@ -102,7 +106,8 @@ class S3Bucket:
 
     async def _call(self, method: str, **parameters: Any) -> Any:
         """Make a request, once: s3fs's own way tries five times, and sleeps after the last as well."""
-        await self._system.set_session()
+        if not self._connection.made:
+            await self._connection.make()
         client = await self._system.get_s3(self._bucket)
         call = getattr(client, method)
         named = self._system._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters)  # noqa: SLF001  # the options of its users
@@ -111,6 +116,12 @@ class S3Bucket:
         except Exception as error:  # noqa: BLE001  # s3fs knows which
             raised = translate_boto_error(error)
             raise raised from (None if raised is error else error)
+
+
+def _code(error: OSError) -> str | None:
+    response = getattr(error.__cause__, "response", None) or {}
+    found: str | None = response.get("Error", {}).get("Code")
+    return found
 
 
 class _RefusedError(Exception):

@@ -14,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarrstream.errors import StoreUnavailableError, ZarrStreamError
 from zarrstream.mappings.nodes import SeenNodes, documents
 from zarrstream.stores import remote_errors
-from zarrstream.stores.bucket import DELETED_AT_ONCE, batched
+from zarrstream.stores.bucket import DELETED_AT_ONCE, ClosedError, batched
 from zarrstream.stores.clients import Clients
 from zarrstream.stores.probes import Probes
 from zarrstream.stores.values import bounds, content
@@ -247,20 +247,20 @@ class RemoteStore(Store):
     async def _believe(self, session: _Session, key: str) -> None:
         """Return if a key that was not found is absent indeed; raise if its place is lost."""
         node = self._seen.node_of(key)
-        await session.probes.join(node, lambda: self._look(session.bucket, node))
+        await session.probes.join(node, lambda: self._look(session, node))
 
-    async def _look(self, bucket: Bucket, node: str | None) -> None:
+    async def _look(self, session: _Session, node: str | None) -> None:
         if node is not None:
             for key in documents(node):
                 try:
                     async with self._errors(key):
-                        await bucket.size(self._place.name(key))
+                        await session.bucket.size(self._place.name(key))
                 except _AbsentError:
                     continue
                 return
         try:
             async with self._errors("", writes=True):
-                await bucket.answer(self._place.name(""))
+                await session.bucket.answer(self._place.name(""))
         except ZarrStreamError as error:
             if not self._missing_on_403 or remote_errors.status_of(error) != 403:  # noqa: PLR2004  # Forbidden
                 raise
@@ -305,11 +305,19 @@ class _Session:
     """One loop's client, and the probes that go through it."""
 
     def __init__(self, bucket: Bucket) -> None:
-        self.bucket = bucket
+        self._bucket: Bucket | None = bucket
         self.probes = Probes()
 
+    @property
+    def bucket(self) -> Bucket:
+        if self._bucket is None:
+            raise ClosedError
+        return self._bucket
+
     async def close(self) -> None:
-        await self.bucket.close()
+        if self._bucket is not None:
+            bucket, self._bucket = self._bucket, None
+            await bucket.close()
 
 
 class _AbsentError(Exception):

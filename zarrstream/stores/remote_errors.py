@@ -102,6 +102,11 @@ ODD: Final = Failure(
     "check endpoint_url: something else may listen there",
     passes=True,
 )
+CLOSED: Final = Failure(
+    StoreUnavailableError,
+    "was closed while a request was on its way",
+    "close it after the last; any later use opens it",
+)
 OPTIONS: Final = Failure(StoreOptionError, "does not take this request", "check bucket, key and options")
 UNKNOWN: Final = Failure(StoreError, "failed", "see the error that this one was raised from")
 
@@ -187,6 +192,7 @@ STATUS: Final[Mapping[int, Failure]] = {
 
 # The names of errors that no answer came with, the most particular first.
 _NAMES: Final[tuple[tuple[frozenset[str], Failure], ...]] = (
+    (frozenset({"ClosedError"}), CLOSED),
     (frozenset({"CutShortError", "ClientPayloadError", "IncompleteReadError", "ContentLengthError"}), CUT_SHORT),
     (frozenset({"ResponseStreamingError", "ResponseParserError", "IncompleteRead", "ContentTypeError"}), CUT_SHORT),
     (frozenset({"JSONDecodeError", "DecodeError", "BadStatusLine", "ClientResponseError", "InvalidStatus"}), ODD),
