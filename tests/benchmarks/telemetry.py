@@ -1,4 +1,4 @@
-"""What telemetry costs a stream: with no SDK beside a source tree from before, and with one.
+"""What telemetry costs each row that is asked for: with no SDK beside a source tree from before, and with one.
 
 ``git worktree add /tmp/before COMMIT``, then ``python -m tests.benchmarks.telemetry --before /tmp/before``. Each tree
 has a process of its own, and they run in turns, in alternating order: what else the machine does falls on all of them.
@@ -12,49 +12,45 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tests.benchmarks.works import Work
 
 ROOT = Path(__file__).parents[2]
-COUNT, SIDE = 4096, 64  # chunks of 16 KiB of float32
-VERBS = ("read", "write")
 
 
-def work(folder: str, count: int) -> dict[str, Callable[[], None]]:
-    """Return what is timed, on an array that is made here."""
-    import numpy as np
-    import zarr
-    from zarr.codecs import ZstdCodec
+def required_works() -> list[Work]:
+    """Return the rows of which telemetry may cost two per cent."""
+    from tests.benchmarks.required import REQUIRED
+    from tests.benchmarks.works import every_work
 
-    from zarrstream import stream_chunks, write_stream
+    return [work for work in every_work(quick=False) if work.name in REQUIRED]
 
-    def create(name: str) -> Any:
-        shape, chunks = (count * SIDE, SIDE), (SIDE, SIDE)
-        codec = ZstdCodec(level=1)
-        return zarr.create_array(
-            folder, name=name, shape=shape, chunks=chunks, dtype="f4", compressors=codec, overwrite=True
-        )
 
-    walk = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype("f4")
-    block = np.round(np.cumsum(walk, axis=1), 2) + 1
+@contextmanager
+def ready(name: str) -> Iterator[Callable[[], None]]:
+    """Make a row's array, and give what is timed: our way to do all of its work once."""
+    from tests.benchmarks.measure import WAYS
+    from tests.benchmarks.sites import fill, make_values, new_site
+    from tests.benchmarks.ways import OURS
 
-    def fill(array: Any) -> None:
-        write_stream(array, (((number, 0), block) for number in range(count)))
+    work = next(work for work in required_works() if work.name == name)
+    with new_site(work, make_values(work)) as site:
+        fill(site)
+        run = next(way for way in WAYS[work.verb] if way.name == OURS).make(site)
 
-    there, target = create("there"), create("target")
-    fill(there)
-    fill(target)
+        def once() -> None:
+            seen: list[float] = []
+            run(work.count, lambda item: seen.append(item.item(0)))
+            assert work.verb == "write" or seen == [site.item(number).item(0) for number in range(work.count)]
 
-    def read() -> None:
-        for chunk in stream_chunks(there):
-            assert chunk.data[0, 0] == block[0, 0]
-
-    return {"read": read, "write": lambda: fill(target)}
+        yield once
 
 
 def listen(chunks: bool) -> None:
@@ -70,19 +66,19 @@ def listen(chunks: bool) -> None:
     zarr.config.set({"zarrstream.trace_chunks": chunks})
 
 
-def serve(tree: str, count: str, sdk: str) -> None:
-    """Run what the parent asks for, and answer with wall and processor seconds."""
-    sys.path.insert(0, tree)
+def serve(tree: str, row: str, sdk: str) -> None:
+    """Do a row's work whenever the parent asks for it, and answer with wall and processor seconds."""
+    sys.path[0] = tree
     import zarrstream
 
     assert str(zarrstream.__file__).startswith(tree), zarrstream.__file__
+    sys.path[0] = str(ROOT)  # the yardstick is the same for all of them
     if sdk:
         listen(sdk == "chunks")
-    with tempfile.TemporaryDirectory() as folder:
-        runs = work(folder, int(count))
-        for line in sys.stdin:
+    with ready(row) as once:
+        for _ in sys.stdin:
             begin, spent = time.perf_counter(), time.process_time()
-            runs[line.strip()]()
+            once()
             print(json.dumps([time.perf_counter() - begin, time.process_time() - spent]), flush=True)
 
 
@@ -93,25 +89,25 @@ class Tree:
     ----------
     path : Path
         The tree.
-    count : int
-        Chunks.
+    row : str
+        Whose work it does.
     sdk : str
         ``"chunks"`` or ``"metrics"`` where an SDK listens.
     """
 
-    def __init__(self, path: Path, count: int, sdk: str = "") -> None:
-        command = [sys.executable, __file__, "--serve", str(path), str(count), sdk]
+    def __init__(self, path: Path, row: str, sdk: str = "") -> None:
+        command = [sys.executable, __file__, "--serve", str(path), row, sdk]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=path)
-        self.seconds: dict[str, list[list[float]]] = {verb: [] for verb in VERBS}
+        self.seconds: list[list[float]] = []
 
-    def run(self, verb: str, *, keep: bool) -> None:
+    def run(self, *, keep: bool) -> None:
         """Have it do its work once."""
         assert self._process.stdin
         assert self._process.stdout
-        print(verb, file=self._process.stdin, flush=True)
+        print("once more", file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
         if keep:
-            self.seconds[verb].append(answer)
+            self.seconds.append(answer)
 
     def close(self) -> None:
         """End it."""
@@ -122,23 +118,20 @@ def measure(trees: dict[str, Tree], rounds: int) -> None:
     """Let all run in turns."""
     for number in range(rounds + 2):
         order = list(trees.values())
-        for verb in VERBS:
-            for tree in order[:: 1 if number % 2 else -1]:
-                tree.run(verb, keep=number > 1)
+        for tree in order[:: 1 if number % 2 else -1]:
+            tree.run(keep=number > 1)
 
 
-def show(trees: dict[str, Tree], count: int) -> None:
-    """Print what each took for a chunk, and its ratio to the first."""
+def show(work: Work, trees: dict[str, Tree]) -> None:
+    """Print what each took for an item, and its ratio to the first, as rows of a table."""
     first = next(iter(trees.values()))
-    for verb in VERBS:
-        for name, tree in trees.items():
-            columns = []
-            for what in range(2):
-                own = [seconds[what] for seconds in tree.seconds[verb]]
-                pairs = zip(own, (seconds[what] for seconds in first.seconds[verb]), strict=True)
-                ratio = statistics.median(mine / its for mine, its in pairs)
-                columns.append(f"{statistics.median(own) / count * 1e6:8.2f} us  x {ratio:.3f}")
-            print(f"{verb:6} {name:22} wall {columns[0]}   processor {columns[1]}")
+    for name, tree in trees.items():
+        cells = []
+        for what in range(2):
+            own = [seconds[what] for seconds in tree.seconds]
+            ratio = statistics.median(mine / its[what] for mine, its in zip(own, first.seconds, strict=True))
+            cells.append(f"{statistics.median(own) / work.count * 1e6:.2f} | {'' if tree is first else f'{ratio:.3f}'}")
+        print(f"| {work.name if tree is first else ''} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -146,22 +139,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What telemetry costs a chunk.")
     parser.add_argument("--before", type=Path, help="a source tree to compare with")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--count", type=int, default=COUNT, help="chunks (default: %(default)s)")
+    parser.add_argument("--only", default="", help="the rows whose name contains this")
     parser.add_argument("--bare", action="store_true", help="leave out what has an SDK")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
         serve(*options.serve)
         return
-    trees = {"before": Tree(options.before, options.count)} if options.before else {}
-    trees["no SDK"] = Tree(ROOT, options.count)
-    if not options.bare:
-        trees["SDK, no chunk spans"] = Tree(ROOT, options.count, "metrics")
-        trees["SDK"] = Tree(ROOT, options.count, "chunks")
-    measure(trees, options.rounds)
-    show(trees, options.count)
-    for tree in trees.values():
-        tree.close()
+    for work in required_works():
+        if options.only not in work.name:
+            continue
+        trees = {"before": Tree(options.before, work.name)} if options.before else {}
+        trees["no SDK"] = Tree(ROOT, work.name)
+        if not options.bare:
+            trees["SDK, no chunk spans"] = Tree(ROOT, work.name, "metrics")
+            trees["SDK"] = Tree(ROOT, work.name, "chunks")
+        measure(trees, options.rounds)
+        show(work, trees)
+        for tree in trees.values():
+            tree.close()
 
 
 if __name__ == "__main__":

@@ -94,11 +94,12 @@ class Session:
         """
 
         def once() -> T | None:
+            seen = self.seen  # before it is asked: another thread may make the table meanwhile
             connection = self._taken()
             try:
                 result = work(connection)
             except Error as error:
-                if code(error) != NO_TABLE or self.seen:
+                if code(error) != NO_TABLE or seen:
                     raise
                 if not create:
                     return None

@@ -110,7 +110,7 @@ class RemoteStore(Store):
         start, stop = bounds(byte_range)
         session = await self._session()
         try:
-            async with self._errors(key):
+            async with self._errors(session, key):
                 value = await self._ranged(session.bucket, key, start, stop)
         except _AbsentError:
             await self._believe(session, key)
@@ -150,7 +150,7 @@ class RemoteStore(Store):
         self._check_writable()
         raw = content(value)
         session = await self._session()
-        async with self._errors(key, writes=True):
+        async with self._errors(session, key, writes=True):
             try:
                 await session.bucket.put(self._place.name(key), raw, create=create)
             except FileExistsError:
@@ -162,7 +162,7 @@ class RemoteStore(Store):
         self._check_writable()
         self._seen.removed(key)
         session = await self._session()
-        async with self._errors(key, writes=True):
+        async with self._errors(session, key, writes=True):
             await session.bucket.delete([self._place.name(key)])
 
     async def delete_dir(self, prefix: str) -> None:
@@ -173,7 +173,7 @@ class RemoteStore(Store):
             return
         self._seen.removed_under(path)
         session, beneath = await self._session(), f"{path}/" if path else ""
-        async with self._errors(prefix, writes=True):
+        async with self._errors(session, prefix, writes=True):
             async for page in session.bucket.pages(self._place.name(beneath)):
                 for names in batched([name for name, _ in page], DELETED_AT_ONCE):
                     await session.bucket.delete(names)
@@ -188,7 +188,7 @@ class RemoteStore(Store):
         """
         self._check_writable()
         session = await self._session()
-        async with self._errors(keys[0], writes=True):
+        async with self._errors(session, keys[0], writes=True):
             await session.bucket.delete([self._place.name(key) for key in keys])
 
     async def clear(self) -> None:
@@ -204,7 +204,7 @@ class RemoteStore(Store):
     async def getsize(self, key: str) -> int:
         session = await self._session()
         try:
-            async with self._errors(key):
+            async with self._errors(session, key):
                 size = await session.bucket.size(self._place.name(key))
         except _AbsentError:
             await self._believe(session, key)
@@ -215,7 +215,7 @@ class RemoteStore(Store):
     async def getsize_prefix(self, prefix: str) -> int:
         under = prefix if prefix.endswith("/") or not prefix else f"{prefix}/"
         session, total = await self._session(), 0
-        async with self._errors(prefix, writes=True):
+        async with self._errors(session, prefix, writes=True):
             async for page in session.bucket.pages(self._place.name(under)):
                 total += sum(size for _, size in page)
         return total
@@ -227,7 +227,7 @@ class RemoteStore(Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         session = await self._session()
-        async with self._errors(prefix, writes=True):
+        async with self._errors(session, prefix, writes=True):
             async for page in session.bucket.pages(self._place.name(prefix)):
                 for name, _ in page:
                     yield self._place.key(name)
@@ -235,7 +235,7 @@ class RemoteStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         path = prefix.rstrip("/")
         session, told = await self._session(), set()
-        async with self._errors(prefix, writes=True):
+        async with self._errors(session, prefix, writes=True):
             async for page in session.bucket.level(self._place.name(f"{path}/" if path else "")):
                 for name in page:
                     if name and name not in told:
@@ -253,13 +253,13 @@ class RemoteStore(Store):
         if node is not None:
             for key in documents(node):
                 try:
-                    async with self._errors(key):
+                    async with self._errors(session, key):
                         await session.bucket.size(self._place.name(key))
                 except _AbsentError:
                     continue
                 return
         try:
-            async with self._errors("", writes=True):
+            async with self._errors(session, "", writes=True):
                 await session.bucket.answer(self._place.name(""))
         except ZarrStreamError as error:
             if not self._missing_on_403 or remote_errors.status_of(error) != 403:  # noqa: PLR2004  # Forbidden
@@ -277,47 +277,46 @@ class RemoteStore(Store):
         try:
             return await self._clients.get()
         except Exception as error:  # noqa: BLE001  # the table knows which
-            raised = self._translated(error, "")
+            raised = self._translated(error, remote_errors.failure(error, self._place.back_end), "")
             raise raised from raised.__cause__
 
     @asynccontextmanager
-    async def _errors(self, key: str, *, writes: bool = False) -> AsyncIterator[None]:
+    async def _errors(self, session: _Session, key: str, *, writes: bool = False) -> AsyncIterator[None]:
         """Make the client's errors ours; where a key is read, its absence is `_AbsentError`."""
         try:
             yield
         except ZarrStreamError:
             raise
         except Exception as error:
-            what = remote_errors.failure(error, self._place.back_end)
+            back_end = self._place.back_end
+            what = remote_errors.CLOSED if session.closed else remote_errors.failure(error, back_end)
             gone = isinstance(error, FileNotFoundError) and what is remote_errors.NO_CONTAINER
             if not writes and (gone or (self._missing_on_403 and what is remote_errors.DENIED)):
                 raise _AbsentError from error
-            raised = self._translated(error, key)
+            raised = self._translated(error, what, key)
             raise raised from raised.__cause__
 
-    def _translated(self, error: Exception, key: str) -> ZarrStreamError:
-        place = self._place
-        what = remote_errors.failure(error, place.back_end)
-        return remote_errors.translated(error, what, place=self.place, key=key, secrets=place.secrets())
+    def _translated(self, error: Exception, what: remote_errors.Failure, key: str) -> ZarrStreamError:
+        return remote_errors.translated(error, what, place=self.place, key=key, secrets=self._place.secrets())
 
 
 class _Session:
     """One loop's client, and the probes that go through it."""
 
     def __init__(self, bucket: Bucket) -> None:
-        self._bucket: Bucket | None = bucket
+        self._bucket = bucket
         self.probes = Probes()
+        self.closed = False
 
     @property
     def bucket(self) -> Bucket:
-        if self._bucket is None:
+        if self.closed:
             raise ClosedError
         return self._bucket
 
     async def close(self) -> None:
-        if self._bucket is not None:
-            bucket, self._bucket = self._bucket, None
-            await bucket.close()
+        self.closed = True  # before: what is on its way fails by it, and is not to be tried again
+        await self._bucket.close()
 
 
 class _AbsentError(Exception):
