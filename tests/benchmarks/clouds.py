@@ -32,7 +32,7 @@ from zarrstream import open_store, stream_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHUNKS = 128
+CHUNKS = 256
 SIDES = {
     64: 128,
     256: 256,
@@ -133,7 +133,8 @@ def gets(site: Site, connect: Callable[[], Any], *, threads: int = 0) -> tuple[C
             for name in names:
                 value = await get(name)
                 if pool is not None:
-                    total += await loop.run_in_executor(pool, first, value)
+                    found = await loop.run_in_executor(pool, first, value)
+                    total += found  # by now: others have added meanwhile
 
         await asyncio.gather(*(work() for _ in range(site.concurrency)))
         return total
