@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def required_works() -> list[Work]:
+def required_works(*, quick: bool) -> list[Work]:
     """Return the rows of which telemetry may cost two per cent."""
     from tests.benchmarks.required import REQUIRED
     from tests.benchmarks.works import every_work
 
-    return [work for work in every_work(quick=False) if work.name in REQUIRED]
+    return [work for work in every_work(quick=quick) if work.name in REQUIRED]
 
 
 @contextmanager
-def ready(name: str) -> Iterator[Callable[[], None]]:
+def ready(name: str, *, quick: bool) -> Iterator[Callable[[], None]]:
     """Make a row's array, and give what is timed: our way to do all of its work once."""
     from tests.benchmarks.measure import WAYS
     from tests.benchmarks.sites import fill, make_values, new_site
     from tests.benchmarks.ways import OURS
 
-    work = next(work for work in required_works() if work.name == name)
+    work = next(work for work in required_works(quick=quick) if work.name == name)
     with new_site(work, make_values(work)) as site:
         fill(site)
         run = next(way for way in WAYS[work.verb] if way.name == OURS).make(site)
@@ -66,7 +67,7 @@ def listen(chunks: bool) -> None:
     zarr.config.set({"zarrstream.trace_chunks": chunks})
 
 
-def serve(tree: str, row: str, sdk: str) -> None:
+def serve(tree: str, row: str, sdk: str, *, quick: bool) -> None:
     """Do a row's work whenever the parent asks for it, and answer with wall and processor seconds."""
     sys.path[0] = tree
     import zarrstream
@@ -75,7 +76,7 @@ def serve(tree: str, row: str, sdk: str) -> None:
     sys.path[0] = str(ROOT)  # the yardstick is the same for all of them
     if sdk:
         listen(sdk == "chunks")
-    with ready(row) as once:
+    with ready(row, quick=quick) as once:
         for _ in sys.stdin:
             begin, spent = time.perf_counter(), time.process_time()
             once()
@@ -91,12 +92,14 @@ class Tree:
         The tree.
     row : str
         Whose work it does.
+    quick : bool
+        Whether it is a small one.
     sdk : str
         ``"chunks"`` or ``"metrics"`` where an SDK listens.
     """
 
-    def __init__(self, path: Path, row: str, sdk: str = "") -> None:
-        command = [sys.executable, __file__, "--serve", str(path), row, sdk]
+    def __init__(self, path: Path, row: str, *, quick: bool, sdk: str = "") -> None:
+        command = [sys.executable, __file__, "--serve", str(path), row, sdk, *(["--quick"] if quick else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=path)
         self.seconds: list[list[float]] = []
 
@@ -140,24 +143,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--before", type=Path, help="a source tree to compare with")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--only", default="", help="the rows whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="small arrays: shows that it works")
     parser.add_argument("--bare", action="store_true", help="leave out what has an SDK")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
-        serve(*options.serve)
+        serve(*options.serve, quick=options.quick)
         return
-    for work in required_works():
+    for work in required_works(quick=options.quick):
         if options.only not in work.name:
             continue
-        trees = {"before": Tree(options.before, work.name)} if options.before else {}
-        trees["no SDK"] = Tree(ROOT, work.name)
+        tree = partial(Tree, row=work.name, quick=options.quick)
+        trees = {"before": tree(options.before)} if options.before else {}
+        trees["no SDK"] = tree(ROOT)
         if not options.bare:
-            trees["SDK, no chunk spans"] = Tree(ROOT, work.name, "metrics")
-            trees["SDK"] = Tree(ROOT, work.name, "chunks")
+            trees["SDK, no chunk spans"] = tree(ROOT, sdk="metrics")
+            trees["SDK"] = tree(ROOT, sdk="chunks")
         measure(trees, options.rounds)
         show(work, trees)
-        for tree in trees.values():
-            tree.close()
+        for each in trees.values():
+            each.close()
 
 
 if __name__ == "__main__":
