@@ -32,6 +32,8 @@ from zarrstream import open_store, stream_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.programs import Server
+
 CHUNKS = 256
 SIDES = {
     64: 128,
@@ -242,16 +244,24 @@ WAYS: dict[str, tuple[str, Callable[[Site], tuple[Callable[[], float], Callable[
 }
 
 
+def started(stack: ExitStack, fixture: Any) -> Server:
+    """Start a fixture's server, as pytest does: what follows its ``yield`` stops it, also after an error of ours."""
+    steps = fixture.__wrapped__()
+    server: Server = next(steps)
+    stack.callback(next, steps, None)
+    return server
+
+
 @contextmanager
 def through_a_proxy(sizes: list[int]) -> Iterator[Proxy]:
     """Start MinIO, fill it, and put a proxy before it."""
     with ExitStack() as stack:
-        server = stack.enter_context(contextmanager(minio.__wrapped__)())  # type: ignore[attr-defined]  # the fixture's function
-        between = stack.enter_context(contextmanager(toxiproxy.__wrapped__)())  # type: ignore[attr-defined]
+        server, between = started(stack, minio), started(stack, toxiproxy)
         client = s3_client(server.port)
         client.create_bucket(Bucket=BUCKET)
         client.close()
         proxy = Proxy(between, server.port)
+        stack.callback(proxy.close)
         for kib in sizes:
             site = Site(server.port, 16, kib)
             store, data = opened(site), values(site.side)
@@ -259,7 +269,6 @@ def through_a_proxy(sizes: list[int]) -> Iterator[Proxy]:
             array[:] = data
             store.close()
         yield proxy
-        proxy.close()
 
 
 def measured(site: Site, rounds: int, names: list[str]) -> dict[str, float]:
