@@ -12,8 +12,9 @@ from urllib.parse import quote
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from gcsfs.core import GCSFileSystem
 
-from zarrstream.stores.bucket import Connection, CutShortError, header, whole
+from zarrstream.stores.bucket import CutShortError, header, whole
 from zarrstream.stores.clients import let_go
+from zarrstream.stores.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

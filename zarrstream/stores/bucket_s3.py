@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-from zarrstream.stores.bucket import Connection, CutShortError, header, whole
+from zarrstream.stores.bucket import CutShortError, header, whole
+from zarrstream.stores.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -14,8 +14,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarrstream.errors import StoreUnavailableError, ZarrStreamError
 from zarrstream.mappings.nodes import SeenNodes, documents
 from zarrstream.stores import remote_errors
-from zarrstream.stores.bucket import DELETED_AT_ONCE, ClosedError, batched
+from zarrstream.stores.bucket import DELETED_AT_ONCE, batched
 from zarrstream.stores.clients import Clients
+from zarrstream.stores.connection import ClosedError
 from zarrstream.stores.probes import Probes
 from zarrstream.stores.values import bounds, content
 
