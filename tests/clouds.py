@@ -106,7 +106,7 @@ def _gcs(port: int, method: str, path: str, content: Any = None) -> Any:
     url = f"http://127.0.0.1:{port}/storage/v1/b{path}"
     data = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as response:  # http, and of this machine  # noqa: S310  # http, and of this machine
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310  # http, and of this machine
         return json.loads(response.read() or b"{}")
 
 

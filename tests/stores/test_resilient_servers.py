@@ -14,7 +14,7 @@ import pytest
 import zarr
 from zarr.core.sync import sync
 
-from tests.clouds import CloudBucket, every_cloud, every_s3
+from tests.clouds import CLOUD_ROWS, CloudBucket, every_cloud, every_s3
 from tests.fault_proxy import HANG, FaultProxy
 from tests.optional import require
 from tests.values import PROTOTYPE, buffer
@@ -56,7 +56,6 @@ def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucke
     with FaultProxy(bucket.port, methods="GET") as proxy:
         deadline = 1.0
         store = bucket.open(port=proxy.port, retry=Retry(deadline=deadline, attempt_timeout=None))
-        sync(with_client(store))
         array = array_in(store, 4)
         for timeout, kind in ((120.0, StoreTimeoutError), (0.5, ChunkTimeoutError)):
             proxy.faults = []
@@ -70,16 +69,10 @@ def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucke
         store.close()
 
 
-async def with_client(store: Any) -> None:
-    """Make the running loop's client, outside of any deadline: botocore may take a second where the machine is busy."""
-    await store._store.exists("k")
-
-
 def until_it_raises(array: Any, timeout: float, face: str, proxy: FaultProxy) -> tuple[float, Any]:
     """Return how long a pass took, and what ended it."""
 
     async def awaited() -> tuple[float, Any]:
-        await with_client(array.store)
         proxy.faults = [HANG]
         began = time.monotonic()
         with pytest.raises((ChunkReadError, ChunkTimeoutError)) as caught:
@@ -95,6 +88,65 @@ def until_it_raises(array: Any, timeout: float, face: str, proxy: FaultProxy) ->
         for _ in stream_chunks(array, timeout=timeout):
             pass
     return time.monotonic() - began, caught.value
+
+
+def _botocore_that_reads_long(monkeypatch: pytest.MonkeyPatch, _: FaultProxy) -> dict[str, Any]:
+    read = require("botocore.loaders").JSONFileLoader.load_file
+
+    def load_file(*where: Any) -> Any:
+        time.sleep(0.5)
+        return read(*where)
+
+    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", load_file)
+    monkeypatch.setattr("zarrstream.stores.bucket_s3._readers", {})
+    return {}
+
+
+def _metadata_that_hang(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy) -> dict[str, Any]:
+    for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP"):
+        monkeypatch.setenv(name, f"127.0.0.1:{proxy.port}")
+    return {"credentials": None}
+
+
+def _tokens_that_hang(_: pytest.MonkeyPatch, proxy: FaultProxy) -> dict[str, Any]:
+    serialization = require("cryptography.hazmat.primitives.serialization")
+    key = require("cryptography.hazmat.primitives.asymmetric.rsa").generate_private_key(65537, 2048)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "credentials": {
+            "type": "service_account",
+            "client_email": "somebody@example.com",
+            "private_key": key.private_bytes(*form).decode(),
+            "token_uri": f"http://127.0.0.1:{proxy.port}/token",
+        }
+    }
+
+
+_ROWS = {row.name: row for row in CLOUD_ROWS}
+
+
+@pytest.mark.parametrize(
+    ("cloud", "hinder"),
+    [
+        pytest.param(_ROWS[name], hinder, id=f"{name}{hinder.__name__}", marks=_ROWS[name].marks)
+        for name, hinder in (
+            ("s3fs", _botocore_that_reads_long),
+            ("gcsfs", _metadata_that_hang),
+            ("gcsfs", _tokens_that_hang),
+        )
+    ],
+)
+def test_the_deadline_counts_what_a_client_needs_before_its_first_request(
+    bucket: CloudBucket, hinder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop waits for none of it."""
+    with FaultProxy(bucket.port, [HANG]) as proxy:
+        store = bucket.open(retry=Retry(deadline=0.3), **hinder(monkeypatch, proxy))
+        began = time.monotonic()
+        with pytest.raises(StoreTimeoutError):
+            sync(store.get("k", PROTOTYPE))
+        assert time.monotonic() - began < 0.3 + 0.5
+        store.close()
 
 
 @every_s3

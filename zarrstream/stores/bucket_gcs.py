@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,6 +20,8 @@ from zarrstream.stores.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+_LEFT = timedelta(seconds=300)  # of a token's time: with less gcsfs asks for another one
 
 
 class _Once(GCSFileSystem):  # type: ignore[misc]  # gcsfs ships no types
@@ -39,7 +43,8 @@ class GCSBucket:
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self._bucket = name
-        self._system = _Once(**options, asynchronous=True, skip_instance_cache=True)
+        self._options = {**options, "asynchronous": True, "skip_instance_cache": True}
+        self._renewing = asyncio.Lock()
         self._connection = Connection(self._connect)
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
@@ -51,7 +56,7 @@ class GCSBucket:
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
         """Store an object."""
-        path = f"{self._system._location}/upload/storage/v1/b/{quote(self._bucket)}/o"  # noqa: SLF001  # its endpoint
+        path = f"/upload/storage/v1/b/{quote(self._bucket)}/o"
         only_new = {"ifGenerationMatch": "0"} if create else {}
         headers = {"Content-Type": "application/octet-stream"}
         await self._call("POST", path, uploadType="media", name=name, headers=headers, data=bytes(value), **only_new)
@@ -83,7 +88,7 @@ class GCSBucket:
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
-        await self._json(f"{self._root}", prefix=prefix, maxResults=1)
+        await self._json(self._root, prefix=prefix, maxResults=1)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -92,7 +97,7 @@ class GCSBucket:
 
     @property
     def _root(self) -> str:
-        return f"{self._system._location}/storage/v1/b/{quote(self._bucket)}/o"  # noqa: SLF001  # its endpoint
+        return f"/storage/v1/b/{quote(self._bucket)}/o"
 
     def _object(self, name: str) -> str:
         return f"{self._root}/{quote(name, safe='')}"
@@ -114,10 +119,25 @@ class GCSBucket:
         return found
 
     async def _connect(self) -> None:
+        # gcsfs looks for credentials and asks for tokens as plain code does, which takes seconds where a server of
+        # theirs does not answer: on the event loop, no deadline could interrupt that.
+        self._system = await asyncio.to_thread(partial(_Once, **self._options))
         await self._system._set_session()  # noqa: SLF001  # its public way blocks
         let_go(self._system)
 
     async def _call(self, method: str, path: str, **parameters: Any) -> Any:
         if not self._connection.made:
             await self._connection.make()
-        return await self._system._call(method, path, **parameters)  # noqa: SLF001  # its public one blocks
+        if not self._has_token():
+            async with self._renewing:
+                if not self._has_token():
+                    await asyncio.to_thread(self._system.credentials.maybe_refresh)
+        url = f"{self._system._location}{path}"  # noqa: SLF001  # its endpoint
+        return await self._system._call(method, url, **parameters)  # noqa: SLF001  # its public one blocks
+
+    def _has_token(self) -> bool:
+        """Return whether gcsfs has no token to ask for before it makes a request."""
+        found = self._system.credentials.credentials
+        if found is None or not found.expiry:
+            return found is None or bool(found.valid)
+        return bool(found.valid) and found.expiry.replace(tzinfo=UTC) - datetime.now(UTC) > _LEFT

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from aiobotocore.session import AioSession
+from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 _CONNECTIONS = 128  # botocore's ten are one tenth of what a stream may ask for at once
+# Which files botocore has read about S3: the same for every session that looks for them in the same folders.
+_readers: dict[tuple[str, ...], Any] = {}
+_DESCRIPTIONS = ("service-2", "endpoint-rule-set-1")
+_TABLES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
 
 
 class S3Bucket:
@@ -37,7 +45,7 @@ class S3Bucket:
             config.setdefault("s3", {"addressing_style": "path"})
         own = {**options, "config_kwargs": config, "asynchronous": True, "skip_instance_cache": True}
         self._system = S3FileSystem(**own)
-        self._connection = Connection(self._system.set_session)
+        self._connection = Connection(self._connect)
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
@@ -89,6 +97,13 @@ class S3Bucket:
         if await self._connection.end():
             await self._system._s3.close()  # noqa: SLF001  # s3fs closes it only where it is synchronous
 
+    async def _connect(self) -> None:
+        # botocore reads for a tenth of a second, for a whole one where the machine is busy: on the event loop, no
+        # deadline could interrupt that.
+        if self._system.session is None:
+            self._system.session = await asyncio.to_thread(_session, self._system.kwargs)
+        await self._system.set_session()
+
     async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
         more: dict[str, Any] = {}
         while True:
@@ -117,6 +132,20 @@ class S3Bucket:
         except Exception as error:  # noqa: BLE001  # s3fs knows which
             raised = translate_boto_error(error)
             raise raised from (None if raised is error else error)
+
+
+def _session(options: dict[str, Any]) -> AioSession:
+    """Return a session that has read what is known about S3, as others of this process may have before."""
+    session = AioSession(**options)
+    own = session.get_component("data_loader")
+    reader = _readers.setdefault(tuple(own.search_paths), own)
+    session.register_component("data_loader", reader)
+    with suppress(DataNotFoundError, UnknownServiceError):  # another botocore's files: it reads them itself
+        for name in _DESCRIPTIONS:
+            reader.load_service_model("s3", name)
+        for name in _TABLES:
+            reader.load_data(name)
+    return session
 
 
 def _code(error: OSError) -> str | None:
