@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import import_time, stores
+from tests.benchmarks import import_time, memory, stores
 from tests.benchmarks.measure import WAYS, WrongValuesError, measure
 from tests.benchmarks.required import REQUIRED
 from tests.benchmarks.ways import Way
@@ -39,6 +39,19 @@ def test_import_time_prints_and_writes_its_ratio(tmp_path: Path, capsys: pytest.
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["ratio"] == result["zarrstream"] / result["zarr"]
     assert f"x {result['ratio']:.3f}" in capsys.readouterr().out
+
+
+def test_memory_prints_and_writes_speed_and_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ways of each row are measured, in processes of their own."""
+    monkeypatch.setattr(memory, "NBYTES", 8 << 20)
+    monkeypatch.setattr(memory, "ROWS", {"none 256 KiB": memory.ROWS["none 256 KiB"]})
+    memory.main(["--rounds", "1", "--json", str(tmp_path / "result.json")])
+    [(name, ways)] = json.loads((tmp_path / "result.json").read_text()).items()
+    assert all(speed > 0 for speed, _ in ways.values())
+    assert f"{ways['with'][0]:,.0f}" in capsys.readouterr().out
+    assert (name, set(ways)) == ("none 256 KiB", {"with", "without"})
 
 
 @pytest.mark.slow

@@ -7,240 +7,32 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numcodecs.zstd
-import numpy as np
+import psutil
 import zarr
-import zarr.storage
 
+from tests.benchmarks.cloud_ways import BUCKET, CHUNKS, SIDES, WAYS, Site, opened, values
 from tests.cloud_services import S3_SECRET, S3_USER, Proxy, minio, toxiproxy
-from tests.clouds import S3_OPTIONS, s3_client
-from zarrstream import open_store, stream_chunks
+from tests.clouds import s3_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.programs import Server
 
-CHUNKS = 256
-SIDES = {
-    64: 128,
-    256: 256,
-    1024: 512,
-    4096: 1024,
-}  # KiB of a chunk -> its side: float32, of which zstd leaves about half
-BUCKET, PREFIX = "benchmark", "array"
 #: Our way -> the way that it is measured by -> how many times as fast it is to be, at least.
 REQUIRED = {
     "ours, obstore": {"obstore's gets": 0.85, "TensorStore": 1.1},
     "ours, s3fs": {"s3fs's gets": 0.85, "zarr on s3fs": 1.3},
-}
-
-
-class Site(NamedTuple):
-    """Where the array is.
-
-    Attributes
-    ----------
-    port : int
-        Of the proxy.
-    concurrency : int
-        How many requests are under way.
-    kib : int
-        The size of a chunk.
-    """
-
-    port: int
-    concurrency: int
-    kib: int = 1024
-
-    @property
-    def endpoint(self) -> str:
-        """The proxy's URL."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def side(self) -> int:
-        """A chunk's."""
-        return SIDES[self.kib]
-
-    @property
-    def prefix(self) -> str:
-        """The array's."""
-        return f"{PREFIX}-{self.kib}"
-
-    @property
-    def keys(self) -> list[str]:
-        """The objects' names."""
-        return [f"{self.prefix}/c/{number}/0" for number in range(CHUNKS)]
-
-
-def values(side: int) -> np.ndarray[Any, Any]:
-    """Return numbers that compress to about a half: a smooth field and noise in the lower bits."""
-    noise = np.random.default_rng(5).integers(0, 1 << 8, (CHUNKS * side, side))
-    return (np.arange(CHUNKS * side, dtype="f4")[:, None] + noise.astype("f4") / (1 << 8)).astype("f4")
-
-
-def opened(site: Site, **options: Any) -> Any:
-    """Return our store."""
-    where = {"endpoint_url": site.endpoint, "region": "us-east-1", "storage_options": dict(S3_OPTIONS)}
-    return open_store(f"s3://{BUCKET}/{site.prefix}", **{**where, "max_concurrency": site.concurrency, **options})
-
-
-def ours(engine: str) -> Callable[[Site], tuple[Callable[[], float], Callable[[], None]]]:
-    """A stream through one engine."""
-
-    def make(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
-        store = opened(site, engine=engine)
-        array = zarr.open_array(store, mode="r")
-
-        def run() -> float:
-            return sum(float(chunk.data[0, 0]) for chunk in stream_chunks(array, concurrency=site.concurrency))
-
-        return run, store.close
-
-    return make
-
-
-def gets(site: Site, connect: Callable[[], Any], *, threads: int = 0) -> tuple[Callable[[], float], Callable[[], None]]:
-    """So many gets at once, and nothing else; ``connect`` gives, on a loop, what gets and what closes.
-
-    With threads each value is decoded in one of them: a floor, where nothing is checked, bounded, ordered or clipped.
-    """
-    loop = asyncio.new_event_loop()
-    get, close = loop.run_until_complete(connect())
-
-    pool = ThreadPoolExecutor(threads) if threads else None
-
-    def first(value: Any) -> float:
-        return float(np.frombuffer(numcodecs.zstd.decompress(value), "f4")[0])
-
-    async def all_of_them() -> float:
-        names, total = iter(site.keys), 0.0
-
-        async def work() -> None:
-            nonlocal total
-            for name in names:
-                value = await get(name)
-                if pool is not None:
-                    found = await loop.run_in_executor(pool, first, value)
-                    total += found  # by now: others have added meanwhile
-
-        await asyncio.gather(*(work() for _ in range(site.concurrency)))
-        return total
-
-    def end() -> None:
-        if pool is not None:
-            pool.shutdown()
-        loop.run_until_complete(close())
-        loop.close()
-
-    return lambda: loop.run_until_complete(all_of_them()), end
-
-
-def obstore_gets(site: Site, *, threads: int = 0) -> tuple[Callable[[], float], Callable[[], None]]:
-    """obstore alone, or with what decodes in threads."""
-    import obstore
-    from obstore.store import S3Store
-
-    async def connect() -> Any:
-        store = S3Store(
-            BUCKET,
-            endpoint=site.endpoint,
-            region="us-east-1",
-            access_key_id=S3_USER,
-            secret_access_key=S3_SECRET,
-            client_options={"allow_http": True},
-        )
-
-        async def get(name: str) -> Any:
-            return await (await obstore.get_async(store, name)).bytes_async()
-
-        async def close() -> None:
-            return None
-
-        return get, close
-
-    return gets(site, connect, threads=threads)
-
-
-def s3fs_gets(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
-    """s3fs alone."""
-    import s3fs
-
-    async def connect() -> Any:
-        system = s3fs.S3FileSystem(
-            **S3_OPTIONS,
-            endpoint_url=site.endpoint,
-            asynchronous=True,
-            skip_instance_cache=True,
-            config_kwargs={"max_pool_connections": 2 * site.concurrency},
-        )
-        client = await system.set_session()
-        return lambda name: system._cat_file(f"{BUCKET}/{name}"), client.close
-
-    return gets(site, connect)
-
-
-def zarr_on_s3fs(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
-    """zarr's whole read."""
-    options = {**S3_OPTIONS, "endpoint_url": site.endpoint, "skip_instance_cache": True}
-    options["config_kwargs"] = {"max_pool_connections": 2 * site.concurrency}
-    store: Any = zarr.storage.FsspecStore.from_url(f"s3://{BUCKET}/{site.prefix}", storage_options=options)
-    array = zarr.open_array(store, mode="r")
-
-    def run() -> float:
-        with zarr.config.set({"async.concurrency": site.concurrency}):
-            return float(np.asarray(array[:])[:: site.side, 0].sum())
-
-    def end() -> None:
-        from zarr.core.sync import sync
-
-        sync(store.fs._s3.close())
-
-    return run, end
-
-
-def tensorstore(site: Site) -> tuple[Callable[[], float], Callable[[], None]]:
-    """TensorStore, so many reads ahead."""
-    import tensorstore as ts
-
-    kvstore = {"driver": "s3", "bucket": BUCKET, "path": f"{site.prefix}/", "endpoint": site.endpoint}
-    kvstore |= {"aws_region": "us-east-1", "aws_credentials": {"type": "environment"}}
-    context = {"s3_request_concurrency": {"limit": site.concurrency}, "cache_pool": {"total_bytes_limit": 0}}
-    array = ts.open({"driver": "zarr3", "kvstore": kvstore, "context": context}, read=True).result()
-
-    def run() -> float:
-        ahead, total = [], 0.0
-        for start in range(0, CHUNKS * site.side, site.side):
-            ahead.append(array[start : start + site.side].read())
-            if len(ahead) == site.concurrency:
-                total += float(ahead.pop(0).result()[0, 0])
-        return total + sum(float(read.result()[0, 0]) for read in ahead)
-
-    return run, lambda: None
-
-
-WAYS: dict[str, tuple[str, Callable[[Site], tuple[Callable[[], float], Callable[[], None]]]]] = {
-    "ours, obstore": ("obstore", ours("obstore")),
-    "ours, s3fs": ("s3fs", ours("s3fs")),
-    "obstore's gets": ("obstore", obstore_gets),
-    "gets and decoding": ("obstore", partial(obstore_gets, threads=2)),
-    "s3fs's gets": ("s3fs", s3fs_gets),
-    "zarr on s3fs": ("s3fs", zarr_on_s3fs),
-    "TensorStore": ("tensorstore", tensorstore),
 }
 
 
@@ -271,32 +63,67 @@ def through_a_proxy(sizes: list[int]) -> Iterator[Proxy]:
         yield proxy
 
 
-def measured(site: Site, rounds: int, names: list[str]) -> dict[str, float]:
-    """Return the chunks per second of each way: medians, the order alternating, the values checked."""
+class Figures(NamedTuple):
+    """What one way was measured at.
+
+    Attributes
+    ----------
+    speed : float
+        Chunks per second.
+    client, servers, idle : float
+        Milliseconds of one core per chunk that this process spent, that MinIO and toxiproxy spent, that nobody did.
+    """
+
+    speed: float
+    client: float
+    servers: float
+    idle: float
+
+
+def spent() -> list[float]:
+    """Return the seconds since some time ago, and what of them this process and its servers spent, and nobody did."""
+    this = psutil.Process()
+    client, *servers = (sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
+    every = psutil.cpu_times()
+    return [time.perf_counter(), client, sum(servers), every.idle + getattr(every, "iowait", 0.0)]
+
+
+def measured(site: Site, rounds: int, names: list[str]) -> dict[str, Figures]:
+    """Return the figures of each way: medians, the order alternating, the values checked."""
     expected = float(values(site.side)[:: site.side, 0].astype("f8").sum())
     ways = {name: WAYS[name][1](site) for name in names if find_spec(WAYS[name][0]) is not None}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[list[float]]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name in list(ways) if turn % 2 else list(reversed(ways)):
-            began = time.perf_counter()
+            before = spent()
             found = ways[name][0]()
             if turn:  # the first is to get warm
-                times[name].append(time.perf_counter() - began)
+                taken[name].append([after - former for after, former in zip(spent(), before, strict=True)])
             if found and abs(found - expected) > 1e-3 * abs(expected):
                 raise AssertionError(f"{name} reads {found}, not {expected}: what is quick and wrong is no yardstick")
     for _, end in ways.values():
         end()
-    return {name: CHUNKS / statistics.median(taken) for name, taken in times.items()}
+    return {name: figures(passes) for name, passes in taken.items()}
 
 
-def shown(figures: dict[str, float], latency: int, site: Site) -> str:
+def figures(passes: list[list[float]]) -> Figures:
+    """Return one way's figures: the median of the speeds, and the sums of the rest, whose clock is a coarse one."""
+    chunks = CHUNKS * len(passes)
+    _, *rest = (1000 * sum(column) / chunks for column in zip(*passes, strict=True))
+    return Figures(CHUNKS / statistics.median(seconds for seconds, *_ in passes), *rest)
+
+
+def shown(found: dict[str, Figures], latency: int, site: Site) -> str:
     """Return one measurement as lines of text."""
-    lines = [f"{latency} ms added, {site.concurrency} requests: chunks of {site.kib} KiB per second"]
-    lines += [f"  {name:16} {speed:8.0f}" for name, speed in figures.items()]
+    lines = [
+        f"{latency} ms added, {site.concurrency} requests, chunks of {site.kib} KiB; ms of a core per chunk:",
+        f"  {'':18}{'chunks/s':>8}{'client':>8}{'servers':>9}{'idle':>6}",
+    ]
+    lines += [f"  {name:18}{way[0]:8.0f}{way[1]:8.2f}{way[2]:9.2f}{way[3]:6.2f}" for name, way in found.items()]
     for mine, peers in REQUIRED.items():
         for peer, least in peers.items():
-            if mine in figures and peer in figures:
-                lines.append(f"  {mine} / {peer}: {figures[mine] / figures[peer]:.2f} (asked for: {least})")
+            if mine in found and peer in found:
+                lines.append(f"  {mine} / {peer}: {found[mine].speed / found[peer].speed:.2f} (asked for: {least})")
     return "\n".join(lines)
 
 
@@ -319,9 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
                 proxy.add("latency", latency=latency)
             for concurrency, kib in product(asked.concurrency, asked.kib):
                 site = Site(proxy.port, concurrency, kib)
-                figures = measured(site, asked.rounds, asked.ways)
-                found.append({"latency": latency, "concurrency": concurrency, "KiB": kib, "chunks per second": figures})
-                print(shown(figures, latency, site), flush=True)
+                ways = measured(site, asked.rounds, asked.ways)
+                listed = {name: way._asdict() for name, way in ways.items()}
+                found.append({"latency": latency, "concurrency": concurrency, "KiB": kib, "ways": listed})
+                print(shown(ways, latency, site), flush=True)
             proxy.mend()
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from zarrstream.errors import (
     StoreAccessError,
     StoreTimeoutError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 require("tenacity")
 
@@ -49,8 +53,17 @@ def test_a_fifth_of_the_requests_refused_and_everything_arrives(bucket: CloudBuc
     assert max(asked.count(one) for one in asked if "x%2Fc" in one or "x/c/" in one) <= 3 * policy.attempts
 
 
+@pytest.fixture
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage: of what a whole suite leaves in memory that takes half a second, and is nobody's deadline."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @every_cloud
 @pytest.mark.parametrize("face", ["sync", "aio"])
+@pytest.mark.usefixtures("_no_collection")
 def test_a_server_that_never_answers_ends_within_the_deadline(bucket: CloudBucket, face: str) -> None:
     """The store's deadline, or the stream's time-out, whichever is first; at the server nothing is left open."""
     with FaultProxy(bucket.port, methods="GET") as proxy:
@@ -136,6 +149,7 @@ _ROWS = {row.name: row for row in CLOUD_ROWS}
         )
     ],
 )
+@pytest.mark.usefixtures("_no_collection")
 def test_the_deadline_counts_what_a_client_needs_before_its_first_request(
     bucket: CloudBucket, hinder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

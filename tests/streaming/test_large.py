@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -58,6 +59,19 @@ else:
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
+FAULTS = """
+import resource, sys
+import zarr
+from zarrstream import stream_chunks
+array = zarr.create_array(sys.argv[1], shape=(256, 256, 256), chunks=(1, 256, 256), dtype="f4", compressors=None)
+array[:] = 1
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for chunk in stream_chunks(array):
+        pass
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 256)
+"""
+
 
 def run(code: str, *arguments: str) -> list[float]:
     """Run code in a process of its own, so that its peak of memory is its own; returns the numbers it prints."""
@@ -81,3 +95,10 @@ def test_two_gibibytes_in_a_small_process(tmp_path: Path) -> None:
     for way in ("write", "read", "slices"):
         [mebibytes] = run(GIGABYTES, way, str(tmp_path))
         assert mebibytes < 160, way
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have rules of their own")
+def test_the_pages_of_one_chunk_serve_the_next(tmp_path: Path) -> None:
+    """In a process that did nothing else; they would be given back, and faulted in anew, a dozen a chunk."""
+    _, faults = run(FAULTS, str(tmp_path))
+    assert faults < 3

@@ -13,6 +13,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+from zarrstream.streaming import memory
 from zarrstream.streaming.crew import Crew, Halt, Job, Line
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Window:
         max_bytes: int,
         timeout: float | None,
     ) -> None:
+        memory.keep(max_bytes)
         self.inbox = inbox
         self.halt = halt
         self._crew = Crew(line, inbox, threads, timeout)
