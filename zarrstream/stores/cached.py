@@ -136,13 +136,17 @@ class CachedStore(Wrapper):
     @asynccontextmanager
     async def _changing(self, keys: Iterable[str | None]) -> AsyncIterator[None]:
         """Forget keys (None: all) around a change of them; in a thread, since other processes may be waited for."""
-        changes = ExitStack()
-        try:
-            for key in keys:
-                await asyncio.to_thread(changes.enter_context, self.cache.changing(self._place, key))
-            yield
-        finally:
-            changes.close()  # not awaited: a cancelled task must end this, too
+        with ExitStack() as changes:  # which ends what is left of them, where nobody awaits it any more
+            try:
+                for key in keys:
+                    await _to_its_end(changes.enter_context, self.cache.changing(self._place, key))
+                yield
+            except GeneratorExit:
+                raise
+            except BaseException:
+                await _to_its_end(changes.close)
+                raise
+            await _to_its_end(changes.close)
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
@@ -224,6 +228,20 @@ class CachedStore(Wrapper):
         flush: Callable[[], object] | None = getattr(self._store, "flush", None)
         if flush is not None:
             flush()
+
+
+async def _to_its_end(function: Callable[..., object], *arguments: object) -> None:
+    """Call what may wait in a thread; a task that is cancelled meanwhile is so when it has returned, and not before."""
+    called = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    cancelled: asyncio.CancelledError | None = None
+    while not called.done():
+        try:
+            await asyncio.wait([called])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from called.exception()
+    called.result()
 
 
 def _place(store: Store) -> str:

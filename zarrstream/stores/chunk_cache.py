@@ -112,7 +112,7 @@ class ChunkCache:
             if value is not None:
                 self._used[ticket.entry] = time.time_ns()
                 if time.monotonic() - self._noted > _NOTED_SECONDS:
-                    self._note()
+                    self._note(wait=False)
             return value, ticket
         return None, None
 
@@ -229,12 +229,17 @@ class ChunkCache:
         found: Mapping[str, Any] = self.mapping.read_many(list(self.mapping.keys_under("i/")))
         return {name.removeprefix("i/"): _ENTRY.unpack(packed) for name, packed in found.items()}
 
-    def _note(self) -> None:
-        """Write down what was used here; of what somebody drops meanwhile, nothing may come back."""
-        used, self._used = self._used, {}
-        used = dict(used)  # another thread may be about to add to the one that was taken
+    def _note(self, *, wait: bool = True) -> None:
+        """Write down what was used here, now or, without waiting for the lock, another time.
+
+        Of what somebody drops meanwhile, nothing may come back.
+        """
         self._noted = time.monotonic()
-        with self._lock.held():
+        with self._lock.held(wait=wait) as held:
+            if not held:
+                return
+            used, self._used = self._used, {}
+            used = dict(used)  # another thread may be about to add to the one that was taken
             known = self.mapping.read_many([f"i/{entry}" for entry in used])
             self.mapping.update_many(
                 (name, _ENTRY.pack(used[name.removeprefix("i/")], _ENTRY.unpack(packed)[1]))
@@ -268,22 +273,37 @@ class _MachineLock:
         self._file = -1
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for it, and hold it."""
+    def held(self, *, wait: bool = True) -> Iterator[bool]:
+        """Hold it, as soon as nobody else does; without waiting, say whether it is held."""
         if self._process != os.getpid():
             self._begin()  # a fork while another thread held it, which the child does not have
-        with self._threads:
-            if not self._depth:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-                if fcntl is not None:
-                    fcntl.flock(self._file, fcntl.LOCK_EX)
+        if not self._threads.acquire(blocking=wait):
+            yield False
+            return
+        try:
+            if not self._depth and not self._take(wait=wait):
+                yield False
+                return
             self._depth += 1
             try:
-                yield
+                yield True
             finally:
                 self._depth -= 1
                 if not self._depth:
                     os.close(self._file)
+        finally:
+            self._threads.release()
+
+    def _take(self, *, wait: bool) -> bool:
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
 
 
 def _digest(*texts: str) -> str:
