@@ -43,6 +43,8 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 #: Packages that one file at most imports, on use: back ends' drivers, and the seams to other systems.
 DRIVERS = {
     "adlfs",
+    "aiobotocore",
+    "botocore",
     "bson",
     "dbm",
     "gcsfs",

@@ -90,7 +90,9 @@ def test_equal_misses_of_one_moment_are_one_request(cache: ChunkCache, slow: Fau
     for thread in threads:
         thread.join()
     assert slow.count("get", "c/0") <= 2  # a thread may have come after the first answer, and before it was kept
-    assert found == [b"1"] * 28
+    # Each cancelled one takes itself away, but in a thread that came late: what is kept is there at once.
+    assert found == [b"1"] * len(found)
+    assert 28 <= len(found) < 32
 
 
 class NoStaleRead(RuleBasedStateMachine):
