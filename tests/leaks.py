@@ -25,7 +25,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-GRACE_SECONDS = 5.0  # for what is ending: a driver's monitor takes half a second, more where the machine is busy
+GRACE_SECONDS = 1.0
+SOCKET_SECONDS = (
+    5.0  # where nothing but sockets is left: a driver's monitors end theirs, late where the machine is busy
+)
 DESCRIPTORS = Path("/proc/self/fd")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written
 
@@ -76,9 +79,10 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if request.node.stash.get(FAILED, False):
         return
-    deadline = time.monotonic() + GRACE_SECONDS
+    began = time.monotonic()
     while found := _found_since(before):
-        if time.monotonic() > deadline:
+        sockets = all(name.startswith("descriptor of socket:") for name in found)
+        if time.monotonic() - began > (SOCKET_SECONDS if sockets else GRACE_SECONDS):
             pytest.fail("The test left behind: " + "; ".join(found), pytrace=False)
         gc.collect()
         time.sleep(0.01)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from zarr.core.buffer import default_buffer_prototype
@@ -232,7 +233,8 @@ class CachedStore(Wrapper):
 
 async def _to_its_end(function: Callable[..., object], *arguments: object) -> None:
     """Call what may wait in a thread; a task that is cancelled meanwhile is so when it has returned, and not before."""
-    called = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    # In the task's context, as `asyncio.to_thread` does; what that returns would be cancelled with the loop's tasks.
+    called = asyncio.get_running_loop().run_in_executor(None, copy_context().run, function, *arguments)
     cancelled: asyncio.CancelledError | None = None
     while not called.done():
         try:
