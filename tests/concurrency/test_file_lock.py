@@ -1,0 +1,99 @@
+"""The lock between processes: one holder, none after its death, none in a forked child."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zarrstream.concurrency.file_lock import FileLock, fcntl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    """A second lock on the file is refused without waiting, and is told whose it is."""
+    first, second = FileLock(str(tmp_path / "lock")), FileLock(str(tmp_path / "lock"))
+    assert first.acquire()
+    assert not second.acquire(wait=False)
+    assert second.holder().startswith(f"process {os.getpid()} on ")
+    first.release()
+    assert second.acquire(wait=False)
+    second.release()
+
+
+def test_a_removed_file_locks_nothing(tmp_path: Path) -> None:
+    """With ``remove`` the file goes with the lock, and whoever waited for it locks a new one."""
+    first, second = (FileLock(str(tmp_path / "lock"), remove=True) for _ in range(2))
+    first.acquire()
+    first.release()
+    assert not (tmp_path / "lock").exists()
+    assert second.acquire()
+    second.release()
+    second.release()
+
+
+def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
+    """The lock ends with the process that took it, though a forked child lives on."""
+    lock = FileLock(str(tmp_path / "lock"))
+    lock.acquire()
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Event(), context.Event()
+
+    def wait() -> None:
+        ready.set()
+        go.wait(60)
+
+    child = context.Process(target=wait)
+    child.start()
+    assert ready.wait(60)
+    lock.release()
+    assert FileLock(str(tmp_path / "lock")).acquire(wait=False)
+    go.set()
+    child.join()
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    """Nothing is written where somebody else's link leads."""
+    (tmp_path / "thesis").write_text("years of work")
+    (tmp_path / "lock").symlink_to(tmp_path / "thesis")
+    with pytest.raises(OSError, match="lock"):
+        FileLock(str(tmp_path / "lock")).acquire()
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Where `flock` is not to be had, the lock is granted and a warning says so."""
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    lock = FileLock(str(tmp_path / "lock"))
+    assert lock.acquire(wait=False)
+    assert "has no locks" in caplog.text
+    lock.release()
+
+
+def test_an_interrupted_acquire_leaves_it_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that raises as `flock` returns leaves no lock behind."""
+    real = fcntl.flock
+
+    def interrupted(*arguments: Any) -> None:
+        real(*arguments)
+        monkeypatch.setattr(fcntl, "flock", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    first, second = FileLock(str(tmp_path / "lock")), FileLock(str(tmp_path / "lock"))
+    with pytest.raises(KeyboardInterrupt):
+        first.acquire()
+    assert second.acquire(wait=False)
+    second.release()

@@ -1,0 +1,170 @@
+"""A lock that processes share: `flock` on a file, given back by the system when its holder dies."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+from contextlib import suppress
+from weakref import WeakSet
+
+from zarrstream.concurrency.fork import on_fork
+
+try:
+    import fcntl
+except ImportError:  # Windows: holders are not kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("zarrstream")
+
+#: What `flock` raises on file systems without locks: Lustre without ``-o flock``, some FUSE and network mounts.
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+
+
+class FileLock:
+    """An exclusive lock between processes, on a file that is made where it is missing.
+
+    Parameters
+    ----------
+    path : str
+        The lock's file. A symbolic link is refused: following it would lock, and write into, a file that somebody
+        else chose.
+    mode : int, default 0o600
+        The permissions of a file that is made anew.
+    remove : bool, default False
+        Whether `release` removes the file, while the lock is still held.
+
+    Notes
+    -----
+    *Processes.* The lock belongs to the process that took it: a forked child closes its copy at once, so that the lock
+    ends with its holder. *Threads.* One thread uses it at a time: hold a `threading.Lock` around it. *Interruption.* An
+    exception of a signal handler during `acquire` leaves the lock free; `release` may be called twice. *File systems
+    without locks.* The lock is taken as granted there, after a warning.
+    """
+
+    def __init__(self, path: str, *, mode: int = 0o600, remove: bool = False) -> None:
+        self.path = path
+        self._mode = mode
+        self._remove = remove
+        self._descriptor: int | None = None
+        self._held = False
+        _every.add(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._held
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Take the lock and write the holder's process and host into its file.
+
+        Parameters
+        ----------
+        wait : bool, default True
+            Whether to wait for another holder.
+
+        Returns
+        -------
+        bool
+            False if another process holds it and ``wait`` is False.
+
+        Raises
+        ------
+        OSError
+            The file cannot be made or opened, or is a symbolic link.
+        """
+        while not self._held:
+            try:
+                # Kept at once: whatever is raised from here on, `_close` finds it.
+                self._descriptor = os.open(
+                    self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), self._mode
+                )
+                if not _flock(self._descriptor, self.path, wait=wait):
+                    self._close()
+                    return False
+                if self._is_current():
+                    self._sign()
+                    self._held = True
+                else:
+                    self._close()  # its last holder removed the file meanwhile
+            except BaseException:
+                self._close()
+                raise
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens where it is not held."""
+        try:
+            if self._held and self._remove:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path)  # noqa: PTH108  # while it is held: afterwards it may be another's
+        finally:
+            self._close()
+
+    def holder(self) -> str:
+        """Return who wrote into the lock's file last, such as ``"process 17 on host"``, or ``"another process"``."""
+        with suppress(OSError):
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            finally:
+                os.close(descriptor)
+        return "another process"
+
+    def forget(self) -> None:
+        """Close what a forked child has inherited; the parent's lock stays."""
+        descriptor, self._descriptor, self._held = self._descriptor, None, False
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor, self._held = self._descriptor, None, False
+        if descriptor is not None:
+            # Said explicitly: a process that is being forked at this moment has the descriptor, too.
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def _is_current(self) -> bool:
+        assert self._descriptor is not None  # noqa: S101  # `acquire` has just opened it
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _sign(self) -> None:
+        assert self._descriptor is not None  # noqa: S101  # as above
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+    def __del__(self) -> None:
+        self._close()
+
+
+def _flock(descriptor: int, path: str, *, wait: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        logger.warning(
+            "the file system of %r has no locks (%s): nothing keeps a second writer away", path, error.strerror
+        )
+    return True
+
+
+_every: WeakSet[FileLock] = WeakSet()
+
+
+def _in_child() -> None:
+    for lock in list(_every):
+        lock.forget()
+
+
+on_fork(90, child=_in_child)
