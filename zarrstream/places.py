@@ -1,58 +1,20 @@
-"""What a URL names, or a scheme with its parts: which back end, in which place. The one parser of all of them."""
+"""The table of back ends: each imported on first use, with its options checked."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from zarrstream.errors import MissingExtraError, StoreOptionError
+from zarrstream.urls import bare_name, file_path, folder_path, nearest, table_name, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-# One letter is a Windows drive. Everything behind "://" is taken as it is: "?", "#" and "%" are signs like any other.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://(.*)", re.DOTALL)
-
-
-def file_path(rest: str) -> str:
-    """Return the path in a URL of a database file: three slashes are relative, four absolute, as SQLAlchemy has it."""
-    if rest.startswith("/") and rest != "/":
-        return rest[1:]
-    raise StoreOptionError(
-        f"'//{rest}' names no file: write three slashes and a relative path (sqlite:///data.db), "
-        f"or four for an absolute one (sqlite:////home/me/data.db)"
-    )
-
-
-def folder_path(rest: str) -> str:
-    """Return the path in a ``file://`` URL: what is behind the two slashes, absolute or not."""
-    if rest:
-        return rest
-    raise StoreOptionError("'file://' names no folder: write file:///home/me/data.zarr, or the path alone")
-
-
-def bare_name(rest: str) -> str:
-    """Return the name in a ``memory://`` URL, with the path that may follow it."""
-    if rest.strip("/"):
-        return rest
-    raise StoreOptionError("'memory://' names no store: write memory://NAME")
-
-
-def table_name(rest: str) -> str:
-    """Return the name in a ``shm://`` URL: all that is behind the two slashes."""
-    if rest:
-        return rest
-    raise StoreOptionError("'shm://' names no table: write shm://NAME")
-
-
-def whole(url: str) -> str:
-    """Return a URL that its factory takes whole."""
-    return url
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -75,6 +37,10 @@ class BackEnd:
         The modules of which one has to be installed; none where it needs none.
     target : callable
         From what follows ``scheme://`` to the factory's first argument; `whole` gives it the whole URL.
+    is_path : bool
+        Whether the place is the path of a database on this machine, in which no other path can lie.
+    takes_credentials : bool
+        Whether a name and a password belong in its URL: they go to a driver, and are never shown.
     """
 
     scheme: str
@@ -84,19 +50,22 @@ class BackEnd:
     extra: str | None = None
     drivers: tuple[str, ...] = ()
     target: Callable[[str], str] = whole
+    is_path: bool = False
+    takes_credentials: bool = False
 
 
 BUILT_IN: tuple[BackEnd, ...] = (
     BackEnd("file", "a folder: zarr's LocalStore", "zarrstream.stores.registry:open_folder", target=folder_path),
     BackEnd("memory", "this process's memory, by name", "zarrstream.stores.registry:open_memory", target=bare_name),
-    BackEnd("sqlite", "one SQLite file", "zarrstream.mappings.sqlite:SQLiteMapping", target=file_path),
+    BackEnd("sqlite", "one SQLite file", "zarrstream.mappings.sqlite:SQLiteMapping", target=file_path, is_path=True),
     BackEnd(
         "lmdb",
         "a folder with an LMDB database",
         "zarrstream.mappings.lmdb:LMDBMapping",
-        extra="shm",
+        extra="lmdb",
         drivers=("lmdb",),
-        target=file_path,
+        target=partial(file_path, scheme="lmdb", example="data.lmdb"),
+        is_path=True,
     ),
     BackEnd(
         "shm",
@@ -113,6 +82,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         aliases=("mongodb+srv", "mongo_gridfs"),
         extra="mongodb",
         drivers=("pymongo",),
+        takes_credentials=True,
     ),
     BackEnd(
         "postgresql",
@@ -121,6 +91,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         aliases=("postgres",),
         extra="postgresql",
         drivers=("psycopg",),
+        takes_credentials=True,
     ),
     BackEnd(
         "s3",
@@ -145,60 +116,14 @@ BUILT_IN: tuple[BackEnd, ...] = (
         extra="azure",
         drivers=("adlfs",),
     ),
-    BackEnd("zip", "one zip archive, rewritable", "zarrstream.mappings.zip:ZipMapping", target=file_path),
+    BackEnd(
+        "zip",
+        "one zip archive, rewritable",
+        "zarrstream.mappings.zip:ZipMapping",
+        target=partial(file_path, scheme="zip", example="data.zip"),
+        is_path=True,
+    ),
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a URL or path names: a scheme, and what follows it; None where the place is given by parts."""
-
-    scheme: str
-    rest: str | None
-
-
-def parse(url: str | os.PathLike[str], schemes: Iterable[str]) -> Place:
-    """Return what ``url`` names.
-
-    Parameters
-    ----------
-    url : str or os.PathLike
-        A URL, a scheme alone (its parts come as options), or the path of a folder. A folder that is called like a
-        scheme is written ``./s3``.
-    schemes : iterable of str
-        The schemes that are known.
-
-    Raises
-    ------
-    StoreOptionError
-        An empty text, or an unknown scheme: the message names the nearest known one.
-    """
-    try:
-        text = os.fsdecode(url)
-    except TypeError:
-        text = ""
-    if not text:
-        raise StoreOptionError(f"a store is named by a URL or a path, not by {url!r}")
-    known = sorted(schemes)
-    if isinstance(url, str) and text in known:
-        return Place(text, None)
-    found = _URL.fullmatch(text) if isinstance(url, str) else None
-    if found is None:
-        return Place("file", text)
-    scheme = found[1].lower()
-    if scheme not in known:
-        raise StoreOptionError(
-            f"no store is known under {scheme!r}{nearest(scheme, known)} Known are {', '.join(known)}, and paths"
-        )
-    return Place(scheme, found[2])
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``; ``"."`` where none is near."""
-    import difflib  # only an error needs it, and an import of zarrstream is short
-
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def built_in(scheme: str) -> BackEnd:
@@ -209,7 +134,7 @@ def built_in(scheme: str) -> BackEnd:
 def is_there(module: str) -> bool:
     """Return whether a module can be imported, without importing it."""
     try:
-        return find_spec(module) is not None
+        return module in sys.modules or find_spec(module) is not None
     except ImportError:  # the package around it is not there
         return False
 
@@ -245,10 +170,24 @@ def make(
         The driver, or the factory, is not installed.
     """
     factory = _load(back_end)
-    if "read_only" in inspect.signature(factory).parameters:
+    signature = _signature(factory)
+    if signature is None:
+        raise StoreOptionError(
+            f"{back_end.factory!r} is no factory of a store: it says nothing of its parameters. Register a function, "
+            f"such as def open_{called or back_end.scheme}(url, *, read_only=False)"
+        )
+    if "read_only" in signature.parameters:
         options = {**options, "read_only": read_only}
-    _check(factory, called or back_end.scheme, arguments, options)
+    _check(signature, called or back_end.scheme, arguments, options)
     return factory(*arguments, **options)
+
+
+@lru_cache(maxsize=64)
+def _signature(factory: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(factory)
+    except ValueError:  # of a class in C
+        return None
 
 
 def _load(back_end: BackEnd) -> Callable[..., Any]:
@@ -270,9 +209,18 @@ def _load(back_end: BackEnd) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]  # found by name
 
 
-def _check(factory: Callable[..., Any], scheme: str, arguments: tuple[str, ...], options: dict[str, Any]) -> None:
+#: What `open_store` takes for every store.
+_GENERAL = ("cache", "max_concurrency", "rate", "read_only", "retry", "trace")
+#: What s3fs, gcsfs and adlfs take.
+_CLIENTS = frozenset(
+    {"anon", "client_kwargs", "config_kwargs", "credential", "key", "profile", "project", "secret", "token", "use_ssl"}
+)
+#: Words that other libraries have for one of ours.
+_REMEDIES = {"mode": "read_only=True is what mode='r' is elsewhere, and writing what is there is the default"}
+
+
+def _check(signature: inspect.Signature, scheme: str, arguments: tuple[str, ...], options: dict[str, Any]) -> None:
     """Refuse, by name, what the factory's signature does not have or still needs."""
-    signature = inspect.signature(factory)
     named = [
         name
         for name, parameter in signature.parameters.items()
@@ -280,13 +228,21 @@ def _check(factory: Callable[..., Any], scheme: str, arguments: tuple[str, ...],
     ]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     known = named[len(arguments) :]
-    for name in options:
+    for name, value in options.items():
         if name not in known and not takes_any:
-            known = sorted({*known, "read_only"})
-            raise StoreOptionError(
-                f"{scheme!r} has no option {name!r}{nearest(name, known)} Its options are {', '.join(known)}"
-            )
+            raise StoreOptionError(f"{scheme!r} has no option {name!r}{_remedy(name, value, known)}")
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         raise StoreOptionError(f"{scheme!r}: {error}; write it as a URL, or give its parts") from error
+
+
+def _remedy(name: str, value: object, known: list[str]) -> str:
+    near = "." if name in _CLIENTS else nearest(name, {*known, *_GENERAL})
+    own = f"Its options are {', '.join(sorted({*known, 'read_only'}))}; every store takes {', '.join(_GENERAL)}"
+    if name in _REMEDIES:
+        return f": {_REMEDIES[name]}. {own}"
+    if name in _CLIENTS and "storage_options" in known:
+        shown = value if isinstance(value, bool) else "…"
+        return f": what its client takes is passed as storage_options={{{name!r}: {shown}}}. {own}"
+    return f"{near} {own}"

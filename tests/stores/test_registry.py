@@ -6,7 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,9 @@ from zarrstream import MappingStore, list_stores, open_store, places, register_s
 from zarrstream.errors import MissingExtraError, StoreOptionError
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.stores import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +184,14 @@ def test_a_factory_is_checked(factory: str) -> None:
         register_store("third", factory)
 
 
+@pytest.fixture
+def _entry_points_read_anew() -> Iterator[None]:
+    registry._of_packages.cache_clear()
+    yield
+    registry._of_packages.cache_clear()
+
+
+@pytest.mark.usefixtures("_entry_points_read_anew")
 def test_an_entry_point_of_another_package_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("other", THIRD, "zarrstream.stores")
     monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == point.group else [])
@@ -188,6 +199,16 @@ def test_an_entry_point_of_another_package_is_known(monkeypatch: pytest.MonkeyPa
     assert "other" in [info.scheme for info in list_stores()]
     with pytest.raises(StoreOptionError, match="replace=True"):
         register_store("other", THIRD)
+
+
+@pytest.mark.usefixtures("_entry_points_read_anew")
+def test_the_entry_points_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_store` opens no file of any installed package after the first time."""
+    asked: list[str] = []
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: asked.append(group) or [])
+    for _ in range(3):
+        open_store("sqlite:///x.db")
+    assert asked == ["zarrstream.stores"]
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from zarrstream import places
+from zarrstream import places, urls
 from zarrstream.errors import StoreOptionError
 from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem
 
@@ -69,7 +69,7 @@ class PathFileSystem(MappingFileSystem):
             return [cls._strip_protocol(name) for name in path]
         name = os.fsdecode(path)
         if name.startswith(f"{cls.protocol}://"):
-            name = places.file_path(name.removeprefix(f"{cls.protocol}://"))
+            name = urls.file_path(name.removeprefix(f"{cls.protocol}://"))
         return os.path.join(os.getcwd(), name).rstrip("/")  # noqa: PTH109, PTH118  # as above
 
     @classmethod

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from zarrstream import places
+from zarrstream import places, urls
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.stores.cached import CachedStore
@@ -20,12 +23,7 @@ from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.resilient import ResilientStore
 from zarrstream.stores.retry import Retry
 
-if TYPE_CHECKING:
-    import os
-
-
 _GROUP = "zarrstream.stores"
-_FAULTY = "faulty+"
 _REQUESTS = 64  # at once, at a cloud, unless the user says otherwise
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -74,7 +72,7 @@ def open_store(
     ----------
     url : str or os.PathLike
         ``"sqlite:///rel.db"``, ``"sqlite:////abs.db"``, ``"memory://NAME"``, ``"file:///folder"``, the path of a
-        folder; or a scheme alone, with its parts as options: ``open_store("sqlite", path="rel.db")``.
+        folder, a ``UPath``; or a scheme alone, with its parts as options: ``open_store("sqlite", path="rel.db")``.
         `list_stores` tells the schemes. ``"faulty+"`` before any of them puts the mock in between, with the options
         ``faults`` and ``seed``: see `zarrstream.mappings.faulty.FaultyMapping`.
     read_only : bool, optional
@@ -109,7 +107,11 @@ def open_store(
     MissingExtraError
         The back end's driver is not installed: the message says how to install it.
     """
-    place = url.removeprefix(_FAULTY) if isinstance(url, str) else url
+    if not isinstance(read_only, bool):
+        raise StoreOptionError(f"read_only is True or False, not {read_only!r}")
+    place = url.removeprefix(urls.FAULTY) if isinstance(url, str) else url
+    if own := getattr(url, "storage_options", None):  # a UPath's
+        options.setdefault("storage_options", own)
     store, is_remote = _bare(place, read_only, options if place == url else _without_faults(options))
     if place != url:
         from zarrstream.stores.faulty import faulty
@@ -149,16 +151,36 @@ def _traced(store: Store) -> Store:
 def _bare(url: str | os.PathLike[str], read_only: bool, options: dict[str, Any]) -> tuple[Store, bool]:  # noqa: FBT001  # as `open_store`
     """Return a back end's own store, and whether it is a cloud's."""
     back_ends = _back_ends()
-    place = places.parse(url, back_ends)
+    place = urls.parse(url, back_ends)
     back_end = back_ends[place.scheme]
     arguments: tuple[str, ...] = ()
     if place.rest is not None:
-        whole_url = back_end.target is places.whole
-        arguments = (str(url) if whole_url else back_end.target(place.rest),)
+        if back_end in places.BUILT_IN and not back_end.takes_credentials:
+            urls.without_credentials(place.scheme, place.rest, account=back_end.scheme == "az")
+        arguments = (urls.text_of(url) if back_end.target is urls.whole else back_end.target(place.rest),)
+    if back_end.is_path:
+        _refuse_inner(back_end.scheme, arguments[0] if arguments else options.get("path"))
     made = places.make(back_end, arguments, options, read_only=read_only)
     if isinstance(made, Store):
         return made, hasattr(made, "limited_place")
     return MappingStore(made, read_only=read_only), False
+
+
+def _refuse_inner(scheme: str, path: Any) -> None:  # noqa: ANN401  # as the user gave it
+    """Refuse a path that leads into a file, as ``zarr.open`` has them: here the path in the store is an argument."""
+    try:
+        given = Path(os.fsdecode(path))
+    except (TypeError, ValueError):
+        return  # the back end says what is wrong with it
+    if given.parent.is_dir():
+        return
+    database = next((parent for parent in given.parents if parent.is_file()), None)
+    if database is not None:
+        inner = given.relative_to(database).as_posix()
+        raise StoreOptionError(
+            f"{str(given)!r} leads into the file {str(database)!r}: open_store opens a whole store, "
+            f"open_store('{scheme}:///{database}'), and zarr.open(store, path={inner!r}) what is in it"
+        )
 
 
 def _without_faults(options: dict[str, Any]) -> dict[str, Any]:
@@ -226,9 +248,28 @@ def open_folder(path: str, *, read_only: bool = False) -> LocalStore:
     StoreOptionError
         ``path`` is a file.
     """
-    if Path(path).is_file():
-        raise StoreOptionError(f"{path!r} is a file, not a folder; if it is a SQLite database, write sqlite:///{path}")
+    given = Path(path)
+    if given.is_file():
+        raise StoreOptionError(f"{path!r} is a file, not a folder{_content_of(given)}")
+    if given.suffix in {".zip", ".ozx"} and not given.exists():
+        raise StoreOptionError(
+            f"{path!r} is an archive by its name: write zip:///{path}, or make the folder first if it is to be one"
+        )
     return LocalStore(path, read_only=read_only)
+
+
+def _content_of(file: Path) -> str:
+    """Return the URL of a file that is a store, by its first bytes."""
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(16)
+    except OSError:
+        return ""
+    if beginning == b"SQLite format 3\0":
+        return f": it is a SQLite database, sqlite:///{file}"
+    if beginning[:4] in {b"PK\3\4", b"PK\5\6"}:
+        return f": it is a zip archive, zip:///{file}"
+    return f"; if it is to be a SQLite database, write sqlite:///{file}, and zip:///{file} for an archive"
 
 
 def open_memory(name: str, *, read_only: bool = False) -> FsspecStore:
@@ -246,7 +287,13 @@ def open_memory(name: str, *, read_only: bool = False) -> FsspecStore:
 
 def _back_ends() -> dict[str, places.BackEnd]:
     """Return all by scheme and alias: registered ones before our own, and ours before those of other packages."""
-    known = {point.name: places.BackEnd(point.name, point.value, point.value) for point in entry_points(group=_GROUP)}
+    known = dict(_of_packages(tuple(sys.path)))
     for back_end in places.BUILT_IN:
         known.update(dict.fromkeys((back_end.scheme, *back_end.aliases), back_end))
     return {**known, **_registered}
+
+
+@lru_cache(maxsize=1)
+def _of_packages(_path: tuple[str, ...]) -> dict[str, places.BackEnd]:
+    """Return those of installed packages. Read once: it opens a file of every package that is installed."""
+    return {point.name: places.BackEnd(point.name, point.value, point.value) for point in entry_points(group=_GROUP)}
