@@ -8,15 +8,12 @@ import re
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.optional import require
 from zarrstream import cli
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROGRAM = [sys.executable, "-c", "from zarrstream.cli import main; main()"]
 
@@ -121,16 +118,31 @@ def read_terminal(descriptor: int) -> str:
     [
         (["demo", "--store", "sqlit:///x.db"], "zarrstream: "),
         (["demo", "--store", "memory://here"], "zarrstream: "),
+        (["demo", "--store", "faulty+memory://here"], "lives in one process"),
+        (["demo", "--trace-file", "{folder}/none/t.jsonl"], "No such file or directory: '{folder}/none/t.jsonl'"),
+        (["demo", "--trace-picture", "{folder}/none/t.svg"], "No such file or directory: '{folder}/none/t.svg'"),
+        (["demo", "--trace-file", "{folder}"], "Is a directory: '{folder}'"),
         (["demo", "--size", "0"], "--size"),
         (["demmo"], "demmo"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(arguments: list[str], told: str, tmp_path: Path) -> None:
     """A mistake ends with a message and a failure, not with a traceback."""
-    result = run(*arguments)
+    result = run(*(argument.format(folder=tmp_path) for argument in arguments))
     assert result.returncode != 0
-    assert told in result.stderr
+    assert told.format(folder=tmp_path) in result.stderr
     assert "Traceback" not in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.usefixtures("_installed")
+def test_a_full_disk_under_the_output_is_told_in_a_line() -> None:
+    """What cannot be printed is a failure in a line."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([*PROGRAM, "stores"], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "zarrstream: No space left on device\n"
 
 
 @pytest.mark.slow

@@ -69,6 +69,12 @@ def test_the_field_is_like_a_climate() -> None:
     assert len(np.unique(globe[:, 0, 0])) > 100
 
 
+def test_the_job_runs_on_an_archive(tmp_path: Path) -> None:
+    """A zip, which has one writer at a time and publishes at the end, is written by the killed and the next process."""
+    report = demo.run_demo(f"zip:///{tmp_path}/demo.zip", megabytes=30)
+    assert (report.chunks, report.wrong) == (32, 0)
+
+
 def test_the_job_ends_with_every_value_right() -> None:
     """Killed once half-way, resumed, read back; hardly anything is written twice, and nothing is left."""
     steps: list[demo.Step] = []

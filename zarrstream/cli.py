@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,11 @@ def main() -> None:
         app()
     except ZarrStreamError as error:
         sys.exit(f"zarrstream: {error}")
+    except OSError as error:
+        # The disk under the output is full, or a file that was asked for cannot be written.
+        with contextlib.suppress(OSError):
+            os.close(1)  # what is still in the buffer has nowhere to go, and Python would say so once more
+        sys.exit(f"zarrstream: {error.strerror}{f': {error.filename!r}' if error.filename else ''}")
 
 
 def _commands() -> Callable[[], object]:
@@ -92,7 +98,11 @@ def _traced(file: str | None, image: str | None, *, wanted: bool) -> Iterator[Pa
 
     with tempfile.TemporaryDirectory(prefix="zarrstream-trace-") as folder:
         path = Path(file or Path(folder) / "trace.jsonl")
+        # Opened before the run, so that a place that takes no file is told before the work is done, and not after it.
         path.write_bytes(b"")
+        if image is not None:
+            with Path(image).open("a"):
+                pass
         yield path
         lines = load(path)
     _print(f"\n{describe(lines)}")
