@@ -75,6 +75,7 @@ class FileLock:
             The file cannot be made or opened, or is a symbolic link.
         """
         while not self._held:
+            self._close()  # what an interrupted release has left
             try:
                 # Kept at once: whatever is raised from here on, `_close` finds it.
                 self._descriptor = os.open(
@@ -95,10 +96,12 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back; nothing happens where it is not held."""
+        # Not held from here on: an exception of a signal handler may come after the file is gone and before the end.
+        held, self._held = self._held, False
         try:
-            if self._held and self._remove:
+            if held and self._remove:
                 with suppress(FileNotFoundError):
-                    os.unlink(self.path)  # noqa: PTH108  # while it is held: afterwards it may be another's
+                    os.unlink(self.path)  # noqa: PTH108  # while it is locked: afterwards it may be another's
         finally:
             self._close()
 
@@ -119,12 +122,14 @@ class FileLock:
             os.close(descriptor)
 
     def _close(self) -> None:
-        descriptor, self._descriptor, self._held = self._descriptor, None, False
-        if descriptor is not None:
+        self._held = False
+        if (descriptor := self._descriptor) is not None:
             # Said explicitly: a process that is being forked at this moment has the descriptor, too.
             if fcntl is not None:
                 with suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
+            # Forgotten no earlier: whatever a signal handler raises above, the next call closes it.
+            self._descriptor = None
             os.close(descriptor)
 
     def _is_current(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from zarrstream.errors import PartialWriteError, StoreOptionError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+_KEYS_AT_ONCE = 1024  # whose sizes are asked for together
 
 
 def checked_key(key: object) -> str:
@@ -44,7 +47,7 @@ def contiguous(value: Buffer) -> bytes | memoryview:
     Raises
     ------
     TypeError
-        ``value`` is no buffer.
+        ``value`` is no buffer, or one of Python objects: its memory is their addresses.
     ValueError
         ``value`` is not C-contiguous, so that its memory is not its content.
     """
@@ -53,6 +56,9 @@ def contiguous(value: Buffer) -> bytes | memoryview:
     view = memoryview(value)
     if not view.c_contiguous:
         raise ValueError("a value is a C-contiguous buffer: pass numpy.ascontiguousarray(value), or bytes(value)")
+    # The format of a record has the names of its fields between colons.
+    if view.format != "B" and "O" in re.sub(":[^:]*:", "", view.format):
+        raise TypeError("a value is bytes, and not Python objects, whose memory holds their addresses: encode them")
     # An empty buffer may have no address at all, which drivers take for NULL.
     return view if view.nbytes else b""
 
@@ -70,8 +76,11 @@ def names_below(path: str, keys: Iterable[str]) -> Iterator[str]:
 
 
 def pairs(items: Iterable[tuple[str, Buffer]] | Mapping[str, Buffer]) -> Iterable[tuple[str, Buffer]]:
-    """Return the pairs of a mapping, or of an iterable of pairs."""
-    return items.items() if isinstance(items, Mapping) else items
+    """Return the pairs of a mapping, of anything that has ``keys()`` and ``[]``, or of an iterable of pairs."""
+    if isinstance(items, Mapping):
+        return items.items()
+    keyed: Any = items
+    return ((key, keyed[key]) for key in keyed.keys()) if hasattr(items, "keys") else items  # noqa: SIM118  # as dict
 
 
 class ByteMapping(MutableMapping[str, bytes]):
@@ -136,11 +145,41 @@ class ByteMapping(MutableMapping[str, bytes]):
         keys : iterable of str
             Keys, in any order.
         """
-        return {key: bytes(self[key]) for key in keys if key in self}
+        found = {}
+        for key in keys:
+            with suppress(KeyError):
+                found[key] = bytes(self[key])
+        return found
 
     def size(self, key: str) -> int:
         """Return the length of a value in bytes; ``KeyError`` where the key is absent."""
         return len(self[key])
+
+    def size_many(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the lengths of the values of those keys that are there, in bytes; in one call where a back end can.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Keys, in any order.
+        """
+        found = {}
+        for key in keys:
+            with suppress(KeyError):
+                found[key] = self.size(key)
+        return found
+
+    def sizes_under(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the keys that start with ``prefix``, each with the length of its value in bytes, in no promised order.
+
+        Parameters
+        ----------
+        prefix : str
+            Taken literally. A key that is removed meanwhile may be left out.
+        """
+        keys = self.keys_under(prefix)
+        while page := list(islice(keys, _KEYS_AT_ONCE)):
+            yield from self.size_many(page).items()
 
     def keys_under(self, prefix: str) -> Iterator[str]:
         """Yield the keys that start with ``prefix``, taken literally, in no promised order."""

@@ -155,7 +155,8 @@ def _copy_some(source: int, start: int, count: int, target: int, offset: int) ->
 
 def write_all(target: int, data: bytes | memoryview, offset: int) -> None:
     """Write a buffer at a position, in as many calls as the system wants."""
-    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    view = memoryview(data)
+    view = view.cast("B") if view.nbytes else memoryview(b"")  # what has a 0 in its shape has no other form
     while view:
         done = os.pwrite(target, view[:_READ_AT_ONCE], offset)
         view, offset = view[done:], offset + done
