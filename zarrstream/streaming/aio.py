@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, cast
 
 from zarrstream.streaming import read, slices
 from zarrstream.streaming.codec import AnyArray, zarr_loop
@@ -58,6 +58,9 @@ class AsyncStream(Generic[Item]):
         items: Items[Item] = Items(self._stream, awaited=self._awaited)
         self._open.add(items)
         return items
+
+    def __iter__(self) -> Never:
+        raise TypeError("this stream is awaited: use 'async for', or the function of the same name in zarrstream")
 
     def __len__(self) -> int:
         return len(self._stream)

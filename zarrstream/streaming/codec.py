@@ -24,6 +24,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.sync import _get_loop
 
 from zarrstream.errors import UnsupportedArrayError
+from zarrstream.streaming.arguments import array_expected
 from zarrstream.streaming.chain import Chain, evolved
 from zarrstream.streaming.grid import Grid, itemsize_of
 from zarrstream.streaming.shard import ShardLayout
@@ -100,6 +101,10 @@ class ArrayCodec:
         if self._separator is None:
             return self.prefix + str(self.metadata.encode_chunk_key(obj))
         return self._key_start + self._separator.join(map(str, obj))
+
+    def named(self, index: Index) -> str:
+        """The name of a chunk in messages: its coordinates, its key and the store that it is in."""
+        return f"chunk {index} (key {self.key(self.grid.object_of(index))!r} in {self.array.store_path.store})"
 
     def object_at(self, key: str) -> Index | None:
         """The stored object that a key of the store names, or None: the inverse of `key`.
@@ -206,9 +211,7 @@ def async_array_of(array: object) -> AsyncArray[Any]:
         return array.async_array
     if isinstance(array, AsyncArray):
         return array
-    raise TypeError(
-        f"expected a zarr.Array or zarr.AsyncArray, not {type(array).__name__}: open it with zarr.open_array(store)"
-    )
+    raise array_expected(array)
 
 
 def chunk_region(array: AnyArray, index: Index) -> Region:

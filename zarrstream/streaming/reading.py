@@ -237,7 +237,7 @@ class Reading:
     def _error(self, index: Index, cause: BaseException) -> ChunkError:
         codec, timeout = self._plan.codec, self._plan.limits.timeout
         key = codec.key(codec.grid.object_of(index))
-        name = f"chunk {index} (key {key!r})"
+        name = codec.named(index)
         if isinstance(cause, Overdue):
             thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else "; its request was cancelled"
             return ChunkTimeoutError(

@@ -147,6 +147,8 @@ def axis_of(codec: ArrayCodec, axis: int | str) -> int:
         return names.index(axis)
     if not is_whole(axis):
         raise TypeError(f"axis must be a whole number or a dimension name, not {axis!r}")
+    if not ndim:
+        raise ValueError("an array of 0 dimensions has no axis to be cut along: stream_chunks gives its one value")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} is out of range for an array of {ndim} dimensions")
     return axis % ndim

@@ -314,7 +314,7 @@ class Writing:
     def _error(self, index: Index, cause: BaseException) -> ChunkError:
         codec = self._plan.codec
         key = codec.key(codec.grid.object_of(index))
-        name = f"chunk {index} (key {key!r})"
+        name = codec.named(index)
         if isinstance(cause, Overdue):
             thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else ""
             return ChunkTimeoutError(

@@ -1,0 +1,47 @@
+"""The words for an argument that is no zarr array, but something near to one."""
+
+from __future__ import annotations
+
+from zarr import Group
+from zarr.abc.store import Store
+
+_OPEN = "open it with zarr.open_array(store)"
+
+
+def array_expected(given: object) -> TypeError:
+    """Return the error for a value that was passed in the place of an array.
+
+    Parameters
+    ----------
+    given : object
+        The value. A group is told the names of its arrays; xarray's and dask's objects, paths, numpy arrays, streams
+        and sources are told what to pass instead.
+    """
+    kind = type(given)
+    package = kind.__module__.partition(".")[0]
+    name = kind.__name__ if package == "builtins" else f"{package}.{kind.__qualname__}"
+    return TypeError(f"expected a zarr.Array or zarr.AsyncArray, not {name}: {_remedy(given, name)}")
+
+
+#: What to pass instead, by the names of other packages' classes.
+_REMEDIES = {
+    "dask.Array": f"a dask array is data: {_OPEN}",
+    "numpy.ndarray": "it is in memory already; an array to stream is in a store, zarr.open_array(store)",
+    "xarray.DataArray": "pass the zarr array beneath, zarr.open_array(store, path=…)",
+    "xarray.Dataset": "pass one zarr array, zarr.open_array(store, path=…), for each variable",
+    "xarray.Variable": "pass the zarr array beneath, zarr.open_array(store, path=…)",
+}
+
+
+def _remedy(given: object, name: str) -> str:
+    remedy = _REMEDIES.get(name, _OPEN)
+    if isinstance(given, Group):
+        listed = ", ".join(f"group[{array!r}]" for array in sorted(given.array_keys())[:8])
+        remedy = f"it is a group: pass one of its arrays, {listed}" if listed else "it is a group, and has no arrays"
+    elif isinstance(given, Store):
+        remedy = "open an array in it with zarr.open_array(store, path=…)"
+    elif isinstance(given, (str, bytes)) or hasattr(given, "__fspath__"):
+        remedy = f"open it with zarr.open_array({given!r})"
+    elif isinstance(given, (list, tuple)) or hasattr(given, "__next__") or name.startswith("zarrstream."):
+        remedy = "the array comes first, and a source after it: write_stream(array, source)"
+    return remedy
