@@ -204,6 +204,7 @@ async def _write(
     plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop, source: AsyncIterator[Any]
 ) -> WriteReport:
     record = None
+    await await_on(loop, plan.codec.store_repaired_document())
     if plan.checkpoint is not None:
         record = plan.checkpoint.open(plan.codec, await await_on(loop, stored_objects(plan.codec)))
     inbox = observer.loop_inbox()

@@ -102,6 +102,20 @@ class ArrayCodec:
             return self.prefix + str(self.metadata.encode_chunk_key(obj))
         return self._key_start + self._separator.join(map(str, obj))
 
+    async def store_repaired_document(self) -> None:
+        """Store the array's metadata where zarr could read them only repaired, before chunks are written under them.
+
+        zarr 3.4 and later read chunk sizes that no chunk grid can have, which older software stored, as others. Until
+        the document is stored anew, other readers would look for the chunks elsewhere.
+
+        Raises
+        ------
+        ValueError
+            Another writer has stored another chunk size since the array was opened.
+        """
+        if getattr(self.metadata, "_stored_document", None) is not None:
+            await self.array._store_repaired_document()
+
     def named(self, index: Index) -> str:
         """The name of a chunk in messages: its coordinates, its key and the store that it is in."""
         return f"chunk {index} (key {self.key(self.grid.object_of(index))!r} in {self.array.store_path.store})"

@@ -112,6 +112,7 @@ def write_stream(
 
 def _write(plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop, source: Iterator[Any]) -> WriteReport:
     record: Writer | None = None
+    run_on(loop, plan.codec.store_repaired_document())
     if plan.checkpoint is not None:
         record = plan.checkpoint.open(plan.codec, run_on(loop, stored_objects(plan.codec)))
     inbox = observer.inbox()
