@@ -107,7 +107,7 @@ class FileLock:
 
     def holder(self) -> str:
         """Return who wrote into the lock's file last, such as ``"process 17 on host"``, or ``"another process"``."""
-        with suppress(OSError):
+        with suppress(OSError):  # it may be gone by now, or be another user's: the message does without
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
             try:
                 return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
@@ -126,7 +126,7 @@ class FileLock:
         if (descriptor := self._descriptor) is not None:
             # Said explicitly: a process that is being forked at this moment has the descriptor, too.
             if fcntl is not None:
-                with suppress(OSError):
+                with suppress(OSError):  # a file system without locks, where none was taken
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
             # Forgotten no earlier: whatever a signal handler raises above, the next call closes it.
             self._descriptor = None
@@ -155,7 +155,7 @@ def _flock(descriptor: int, path: str, *, wait: bool) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:
+    except OSError as error:  # one of `_UNSUPPORTED`
         if error.errno not in _UNSUPPORTED:
             raise
         logger.warning(

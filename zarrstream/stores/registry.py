@@ -263,7 +263,7 @@ def _content_of(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             beginning = opened.read(16)
-    except OSError:
+    except OSError:  # it may not be read: what it is stays unsaid
         return ""
     if beginning == b"SQLite format 3\0":
         return f": it is a SQLite database, sqlite:///{file}"
