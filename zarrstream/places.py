@@ -62,7 +62,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
         "lmdb",
         "a folder with an LMDB database",
         "zarrstream.mappings.lmdb:LMDBMapping",
-        extra="lmdb",
+        extra="shm",
         drivers=("lmdb",),
         target=partial(file_path, scheme="lmdb", example="data.lmdb"),
         is_path=True,
