@@ -31,11 +31,10 @@ def held_by_another(cache: ChunkCache, seconds: float) -> Iterator[None]:
     begun = threading.Event()
 
     def hold() -> None:
-        with cache._lock.held():
-            begun.set()
-            time.sleep(seconds)
+        begun.set()
+        time.sleep(seconds)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=cache._lock.run, args=(hold,))
     thread.start()
     begun.wait()
     yield

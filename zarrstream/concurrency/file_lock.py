@@ -34,6 +34,8 @@ class FileLock:
         The permissions of a file that is made anew.
     remove : bool, default False
         Whether `release` removes the file, while the lock is still held.
+    sign : bool, default True
+        Whether the holder writes its process and host into the file, which changes the time of its modification.
 
     Notes
     -----
@@ -43,10 +45,11 @@ class FileLock:
     without locks.* The lock is taken as granted there, after a warning.
     """
 
-    def __init__(self, path: str, *, mode: int = 0o600, remove: bool = False) -> None:
+    def __init__(self, path: str, *, mode: int = 0o600, remove: bool = False, sign: bool = True) -> None:
         self.path = path
         self._mode = mode
         self._remove = remove
+        self._signs = sign
         self._descriptor: int | None = None
         self._held = False
         _every.add(self)
@@ -85,7 +88,8 @@ class FileLock:
                     self._close()
                     return False
                 if self._is_current():
-                    self._sign()
+                    if self._signs:
+                        self._sign()
                     self._held = True
                 else:
                     self._close()  # its last holder removed the file meanwhile

@@ -119,6 +119,11 @@ class ByteMapping(MutableMapping[str, bytes]):
         Two mappings with one place show the same data. Equality, hash, checkpoints and messages use it.
         """
 
+    @property
+    def lock_path(self) -> str | None:
+        """A file in this place by which the processes of this machine that share it take turns; None where none is."""
+        return None
+
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes ``start`` to ``stop`` of a value.
 

@@ -69,6 +69,11 @@ class FaultyMapping(ByteMapping):
         return self.inner.place
 
     @property
+    def lock_path(self) -> str | None:
+        """That of ``inner``."""
+        return self.inner.lock_path
+
+    @property
     def durable_on_write(self) -> bool:  # type: ignore[override]  # as ``inner`` has it
         """Whether a write that returned is published."""
         return self.inner.durable_on_write

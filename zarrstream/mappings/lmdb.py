@@ -94,6 +94,11 @@ class LMDBMapping(ByteMapping):
         """``lmdb:///`` and the absolute path."""
         return f"lmdb:///{self.path.as_posix()}"
 
+    @property
+    def lock_path(self) -> str:
+        """A file in the folder."""
+        return f"{self._folder.path}/zarrstream-cache.lock"
+
     def __repr__(self) -> str:
         share = self._share
         durability = "" if share.durability == "normal" else f", durability={share.durability!r}"

@@ -85,6 +85,11 @@ class SQLiteMapping(ByteMapping):
         """``sqlite:///`` and the absolute path."""
         return f"sqlite:///{self.path.as_posix()}"
 
+    @property
+    def lock_path(self) -> str:
+        """A hidden file beside the database."""
+        return str(self.path.with_name(f".{self.path.name}.zarrstream-cache"))
+
     def __repr__(self) -> str:
         durability = "" if self._file.durability == "normal" else f", durability={self._file.durability!r}"
         return f"{type(self).__name__}({self._file.path!r}{durability})"

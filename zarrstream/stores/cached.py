@@ -6,27 +6,30 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from zarrstream import telemetry
+from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.nodes import METADATA_KEYS
 from zarrstream.stores.flights import Flights
 from zarrstream.stores.values import bounds, content
 from zarrstream.stores.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from zarrstream.stores.chunk_cache import ChunkCache, Ticket
 
+T = TypeVar("T")
 _FLIGHTS: Flights[Buffer] = Flights()
 
 
@@ -39,6 +42,11 @@ class CachedStore(Wrapper):
         What is wrapped.
     cache : ChunkCache
         Where the chunks are kept, and how many bytes of them.
+
+    Raises
+    ------
+    StoreOptionError
+        The cache lies where the store does.
 
     Notes
     -----
@@ -53,8 +61,10 @@ class CachedStore(Wrapper):
 
     def __init__(self, store: Store, cache: ChunkCache) -> None:
         super().__init__(store)
+        if getattr(store, "place", None) == cache.mapping.place:
+            raise StoreOptionError(f"{cache.mapping.place} cannot be its own cache: name another place")
         self.cache = cache
-        self._place = _place(store)
+        self._place, self._prefix = _where(store)
 
     @property
     def place(self) -> str | None:
@@ -63,7 +73,7 @@ class CachedStore(Wrapper):
 
     def _with_store(self, store: Store) -> Self:
         made = type(self)(store, self.cache)
-        made._place = self._place  # noqa: SLF001  # of its own class, and the same chunks
+        made._place, made._prefix = self._place, self._prefix  # noqa: SLF001  # of its own class, and the same chunks
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,7 +105,8 @@ class CachedStore(Wrapper):
         async def fetch() -> Buffer | None:
             value = await self._store.get(key, made, byte_range)
             if value is not None:
-                await asyncio.to_thread(self.cache.keep, self._place, key, ticket, content(value))
+                with suppress(RuntimeError):  # the interpreter ends, and there are no threads any more
+                    await asyncio.to_thread(self.cache.keep, self._place, self._prefix + key, ticket, content(value))
             return value
 
         return await _FLIGHTS.ask((str(self.cache.mapping.place), ticket), fetch)  # type: ignore[arg-type]  # None: nothing
@@ -111,7 +122,7 @@ class CachedStore(Wrapper):
         def fetch() -> Buffer | None:
             value: Buffer | None = inner.get_sync(key, prototype=prototype, byte_range=byte_range)
             if value is not None and ticket is not None:
-                self.cache.keep(self._place, key, ticket, content(value))
+                self.cache.keep(self._place, self._prefix + key, ticket, content(value))
             return value
 
         if ticket is None:
@@ -120,10 +131,10 @@ class CachedStore(Wrapper):
 
     def _look(self, key: str, byte_range: ByteRequest | None) -> tuple[Any | None, Ticket | None]:
         """Return what is kept, or None and a ticket; neither for what is not to be kept."""
-        if key.rpartition("/")[2] in METADATA_KEYS:
+        if _is_metadata(key) or not self.durable_on_write:
             return None, None
         start, stop = bounds(byte_range)
-        kept, ticket = self.cache.get(self._place, key, f"{start}-{'' if stop is None else stop}")
+        kept, ticket = self.cache.get(self._place, self._prefix + key, f"{start}-{'' if stop is None else stop}")
         telemetry.cache_asked(kept is not None)
         return kept, ticket
 
@@ -134,13 +145,20 @@ class CachedStore(Wrapper):
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
+    def _change(self, path: str, *, beneath: bool = False) -> AbstractContextManager[None]:
+        return self.cache.changing(
+            self._place, (self._prefix + path).rstrip("/") if beneath else self._prefix + path, beneath=beneath
+        )
+
     @asynccontextmanager
-    async def _changing(self, keys: Iterable[str | None]) -> AsyncIterator[None]:
-        """Forget keys (None: all) around a change of them; in a thread, since other processes may be waited for."""
+    async def _changing(self, keys: Iterable[str], *, beneath: bool = False) -> AsyncIterator[None]:
+        """Forget keys, or what is beneath them, around a change; in a thread, as other processes may be waited for."""
         with ExitStack() as changes:  # which ends what is left of them, where nobody awaits it any more
             try:
                 for key in keys:
-                    await _to_its_end(changes.enter_context, self.cache.changing(self._place, key))
+                    await _to_its_end(changes.enter_context, self._change(key, beneath=beneath))
+                    if not beneath and _is_metadata(key) and not await self._store.exists(key):
+                        await _to_its_end(changes.enter_context, self._change(key.rpartition("/")[0], beneath=True))
                 yield
             except GeneratorExit:
                 raise
@@ -148,6 +166,17 @@ class CachedStore(Wrapper):
                 await _to_its_end(changes.close)
                 raise
             await _to_its_end(changes.close)
+
+    @contextmanager
+    def _changing_sync(self, keys: Iterable[str]) -> Iterator[None]:
+        inner: Any = self._store
+        with ExitStack() as changes:
+            for key in keys:
+                changes.enter_context(self._change(key))
+                # A node that is made where none was: of one that was removed by hand, chunks may be kept.
+                if _is_metadata(key) and inner.get_sync(key) is None:
+                    changes.enter_context(self._change(key.rpartition("/")[0], beneath=True))
+            yield
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
@@ -171,24 +200,24 @@ class CachedStore(Wrapper):
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
-        async with self._changing([None]):
+        async with self._changing([prefix], beneath=True):
             await self._store.delete_dir(prefix)
 
     async def clear(self) -> None:
         self._check_writable()
-        async with self._changing([None]):
+        async with self._changing([""], beneath=True):
             await self._store.clear()
 
     def set_sync(self, key: str, value: Buffer) -> None:
         inner: Any = self._store
         self._check_writable()
-        with self.cache.changing(self._place, key):
+        with self._changing_sync([key]):
             inner.set_sync(key, value)
 
     def delete_sync(self, key: str) -> None:
         inner: Any = self._store
         self._check_writable()
-        with self.cache.changing(self._place, key):
+        with self._changing_sync([key]):
             inner.delete_sync(key)
 
     @property
@@ -199,12 +228,30 @@ class CachedStore(Wrapper):
 
         def set_many_sync(items: Iterable[tuple[str, Buffer]]) -> None:
             kept = list(items)
-            with ExitStack() as changes:
-                for key, _ in kept:
-                    changes.enter_context(self.cache.changing(self._place, key))
+            with self._changing_sync([key for key, _ in kept]):
                 many(kept)
 
         return set_many_sync
+
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Store]:
+        """Begin a transaction of the store, around which all that is kept of it is forgotten."""
+        inner: Any = self._store
+        with self._change("", beneath=True), inner.transaction() as bound:
+            yield bound
+
+    def in_transaction(self, work: Callable[[Any], T], *, attempts: int = 5) -> T:
+        """Run a function in a transaction of the store, and again where that is in conflict with another one."""
+        inner: Any = self._store
+        with self._change("", beneath=True):
+            return cast("T", inner.in_transaction(work, attempts=attempts))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the store offers beside zarr's verbs
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._store, name)
 
     @property
     def get_many_sync(self) -> Callable[..., list[Buffer | None]]:
@@ -246,8 +293,15 @@ async def _to_its_end(function: Callable[..., object], *arguments: object) -> No
     called.result()
 
 
-def _place(store: Store) -> str:
-    """Return what tells a store's chunks from those of any other one in the same cache."""
+def _is_metadata(key: str) -> bool:
+    return key.rpartition("/")[2] in METADATA_KEYS
+
+
+def _where(store: Store) -> tuple[str, str]:
+    """Return what tells a store's chunks from those of any other one in the same cache, and what its keys begin with.
+
+    A folder and one beneath it are one place, in which a chunk has one name.
+    """
     if isinstance(store, LocalStore):
-        return f"file://{store.root.resolve().as_posix()}"
-    return str(getattr(store, "place", None) or uuid.uuid4())
+        return "file://", f"{store.root.resolve().as_posix().strip('/')}/"
+    return str(getattr(store, "place", None) or uuid.uuid4()), ""

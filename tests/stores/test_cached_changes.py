@@ -1,0 +1,94 @@
+"""What a cached store forgets, and what it never keeps."""
+
+# fixtures are imported, and asked for by name
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from zarr.storage import LocalStore
+
+from tests.values import PROTOTYPE, buffer, content, get
+from zarrstream import MappingStore, open_store
+from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.stores.cached import CachedStore
+from zarrstream.stores.chunk_cache import ChunkCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_an_archive_has_not_published_is_not_kept(tmp_path: Path) -> None:
+    """Values that are pending are this process's own: who opens the archive after a kill, or a revert, has the old."""
+    url, cache_url = f"zip:////{tmp_path}/x.zip", f"sqlite:////{tmp_path}/c.db"
+    store: Any = open_store(url, cache=cache_url)
+    store.set_sync("c/0", buffer(b"1"))
+    store.flush()
+    store.set_sync("c/0", buffer(b"2"))
+    assert content(store.get_sync("c/0")) == b"2"
+    assert asyncio.run(store.get("c/0", PROTOTYPE)).to_bytes() == b"2"
+    store.mapping.revert()
+    assert content(store.get_sync("c/0")) == b"1"
+    assert not list(store.cache.mapping.keys_under("v/"))
+    store.close()
+
+
+@pytest.mark.parametrize("face", ["sync", "async", "many"])
+def test_an_array_that_is_made_anew_begins_without_the_old_ones_chunks(tmp_path: Path, face: str) -> None:
+    """As after ``rm -rf out.zarr``: only where its metadata were missing; what is changed of them forgets nothing."""
+    plain: Any = MappingStore(SQLiteMapping(tmp_path / "plain.db"))
+    store: Any = CachedStore(plain, ChunkCache(SQLiteMapping(tmp_path / "c.db")))
+
+    def describe() -> None:
+        if face == "sync":
+            store.set_sync("x/zarr.json", buffer(b"{}"))
+        elif face == "async":
+            asyncio.run(store.set("x/zarr.json", buffer(b"{}")))
+        else:
+            asyncio.run(store._set_many([("x/zarr.json", buffer(b"{}"))]))
+
+    describe()
+    for key in ("x/c/0", "y/c/0"):
+        store.set_sync(key, buffer(b"1"))
+        assert content(store.get_sync(key)) == b"1"
+    describe()
+    for key in ("x/c/0", "y/c/0"):
+        plain.mapping[key] = b"by hand"
+        assert content(store.get_sync(key)) == b"1"  # kept
+    plain.mapping.clear_under("x")
+    describe()
+    assert store.get_sync("x/c/0") is None
+    assert content(store.get_sync("y/c/0")) == b"1"
+    store.close()
+
+
+def test_a_folder_and_those_above_it_are_one_place(tmp_path: Path, cache: ChunkCache) -> None:
+    """What is changed through one of them is not read as it was through another, and is kept once."""
+    outer, inner = (CachedStore(LocalStore(folder), cache) for folder in (tmp_path, tmp_path / "t"))
+    for number, (writer, key) in enumerate([(outer, "t/c/0"), (inner, "c/0")] * 2):
+        asyncio.run(writer.set(key, buffer(b"%d" % number)))
+        assert get(outer, "t/c/0") == get(inner, "c/0") == b"%d" % number
+    assert len(list(cache.mapping.keys_under("v/"))) == 1
+    asyncio.run(outer.delete_dir("t"))
+    assert get(inner, "c/0") is None
+    asyncio.run(inner.set("c/0", buffer(b"4")))
+    assert get(outer, "t/c/0") == b"4"
+    asyncio.run(inner.clear())
+    assert get(outer, "t/c/0") is None
+
+
+def test_a_cached_store_has_what_its_store_has(tmp_path: Path) -> None:
+    """Transactions, snapshots and the mapping; where there are none, the error is the store's."""
+    store: Any = open_store(f"sqlite:////{tmp_path}/x.db", cache=f"sqlite:////{tmp_path}/c.db")
+    assert store.mapping == SQLiteMapping(tmp_path / "x.db")
+    with pytest.raises(TypeError, match="has no transactions"), store.transaction():
+        pass
+    with pytest.raises(TypeError, match="has no transactions"), store.snapshot():
+        pass
+    with pytest.raises(TypeError, match="has no transactions"):
+        store.in_transaction(len)
+    with pytest.raises(AttributeError):
+        store.no_such_thing  # noqa: B018  # asked for its absence
+    store.close()
