@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.interrupts import interruptions
 from zarrstream.concurrency.file_lock import FileLock, fcntl
 
 if TYPE_CHECKING:
@@ -97,3 +98,31 @@ def test_an_interrupted_acquire_leaves_it_free(tmp_path: Path, monkeypatch: pyte
         first.acquire()
     assert second.acquire(wait=False)
     second.release()
+
+
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("verb", ["acquire", "release"])
+def test_an_interruption_anywhere_leaves_no_lock_that_nobody_holds(tmp_path: Path, verb: str, *, remove: bool) -> None:
+    """At each place where an exception can come: the next calls succeed, and then the lock is free for others."""
+    path = str(tmp_path / "lock")
+    lock, other = FileLock(path, remove=remove), FileLock(path, remove=remove)
+    if verb == "release":
+        lock.acquire()
+    for interruption in interruptions(getattr(lock, verb)):
+        assert lock.acquire(wait=False), interruption
+        assert not other.acquire(wait=False), interruption
+        lock.release()
+        assert other.acquire(wait=False), interruption
+        other.release()
+        if verb == "release":
+            lock.acquire()
+    lock.release()
+
+
+def test_a_second_name_of_a_file_is_refused(tmp_path: Path) -> None:
+    """Nothing is written where somebody has put another name of a file that is not theirs."""
+    (tmp_path / "thesis").write_text("years of work")
+    os.link(tmp_path / "thesis", tmp_path / "lock")
+    with pytest.raises(OSError, match="second name"):
+        FileLock(str(tmp_path / "lock")).acquire()
+    assert (tmp_path / "thesis").read_text() == "years of work"

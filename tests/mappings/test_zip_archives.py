@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import struct
 import warnings
 import zipfile
@@ -138,16 +139,12 @@ def garbage(path: Path) -> None:
     path.write_bytes(b"no archive at all " * 1000)
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 def without_data(path: Path) -> None:
     """Cut out of the front: the directory is there and points behind the start."""
     path.write_bytes(path.read_bytes()[5000:])
 
 
-@pytest.mark.parametrize("spoil", [truncated, garbage, empty, without_data])
+@pytest.mark.parametrize("spoil", [truncated, garbage, without_data])
 def test_what_is_no_archive_is_corrupt(path: Path, spoil: Callable[[Path], None]) -> None:
     """It is told apart from an empty store, and never overwritten."""
     make(path, VALUES)
@@ -160,6 +157,23 @@ def test_what_is_no_archive_is_corrupt(path: Path, spoil: Callable[[Path], None]
         mapping["c/0/0"] = b""
     mapping.close()
     assert path.read_bytes() == before
+
+
+def test_a_file_without_a_byte_is_a_new_archive_unless_it_has_been_another(path: Path) -> None:
+    """A temporary file can become an archive; one that has lost everything is damaged, and not empty."""
+    path.touch(mode=0o600)
+    mapping = ZipMapping(path)
+    assert list(mapping) == []
+    mapping["k"] = b"1"
+    mapping.close()
+    assert content(path) == {"k": b"1"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert mapping["k"] == b"1"
+    path.write_bytes(b"")
+    for ask in (lambda: mapping["k"], lambda: list(mapping), lambda: mapping.__setitem__("k", b"2")):
+        with pytest.raises(StoreCorruptError, match="no zip archive, or a damaged one"):
+            ask()
+    mapping.revert()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -28,8 +28,8 @@ class FileLock:
     Parameters
     ----------
     path : str
-        The lock's file. A symbolic link is refused: following it would lock, and write into, a file that somebody
-        else chose.
+        The lock's file. A symbolic link is refused, and a file with a second name: somebody else may have chosen what
+        would be locked and written into.
     mode : int, default 0o600
         The permissions of a file that is made anew.
     remove : bool, default False
@@ -75,7 +75,7 @@ class FileLock:
         Raises
         ------
         OSError
-            The file cannot be made or opened, or is a symbolic link.
+            The file cannot be made or opened, or is a link.
         """
         while not self._held:
             self._close()  # what an interrupted release has left
@@ -84,6 +84,7 @@ class FileLock:
                 self._descriptor = os.open(
                     self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), self._mode
                 )
+                self._refuse_others_file()
                 if not _flock(self._descriptor, self.path, wait=wait):
                     self._close()
                     return False
@@ -135,6 +136,11 @@ class FileLock:
             # Forgotten no earlier: whatever a signal handler raises above, the next call closes it.
             self._descriptor = None
             os.close(descriptor)
+
+    def _refuse_others_file(self) -> None:
+        assert self._descriptor is not None  # noqa: S101  # `acquire` has just opened it
+        if os.fstat(self._descriptor).st_nlink > 1:  # it has another name: who made this one chose what is written to
+            raise OSError(errno.EMLINK, "is another file's second name, which is not written to", self.path)
 
     def _is_current(self) -> bool:
         assert self._descriptor is not None  # noqa: S101  # `acquire` has just opened it

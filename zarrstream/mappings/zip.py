@@ -78,7 +78,8 @@ class ZipMapping(ByteMapping):
         if not name or "\0" in name or name.endswith("/"):
             raise StoreOptionError(f"a zip store is a file, and {name!r} names none")
         self._archive = shared_archive(os.path.realpath(name))
-        weakref.finalize(self, release_archive, self._archive)
+        # At exit the archives see to it themselves, those of interrupted finalizers included.
+        weakref.finalize(self, release_archive, self._archive).atexit = False
 
     @property
     def path(self) -> Path:
@@ -132,6 +133,18 @@ class ZipMapping(ByteMapping):
         if info is None:
             raise KeyError(key)
         return info.file_size
+
+    def size_many(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the lengths of the values of those keys that are there. See `ByteMapping.size_many`."""
+        view = self._archive.view()
+        found = {key: view.find(_key(key)) for key in keys}
+        return {key: info.file_size for key, info in found.items() if info is not None}
+
+    def sizes_under(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the keys that start with ``prefix``, each with its value's length. See `ByteMapping.sizes_under`."""
+        view = self._archive.view()
+        found = ((key, view.find(key)) for key in view.names_under(_key(prefix)))
+        return ((key, info.file_size) for key, info in found if info is not None)
 
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""

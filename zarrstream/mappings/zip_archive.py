@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -9,10 +10,11 @@ from bisect import bisect_left
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zarrstream.concurrency.fork import on_fork
 from zarrstream.errors import StoreError, StoreUnavailableError
 from zarrstream.mappings.zip_directory import Directory, identity_of, read_directory, reopened
 from zarrstream.mappings.zip_lock import WriterLock
-from zarrstream.mappings.zip_publish import publish, remove, sync_folder
+from zarrstream.mappings.zip_publish import put_in_place, remove, sync_folder, write_anew
 from zarrstream.mappings.zip_spill import Spill, new_entry
 
 if TYPE_CHECKING:
@@ -54,8 +56,9 @@ class View:
         self.pending = {} if pending is None else pending
         self.spill = spill
         self.inherited = inherited
-        # For what has to be seen whole: a batch, a listing. Single keys are looked up without it.
-        self._whole = threading.Lock()
+        # For what has to be seen whole: a batch, a listing. Single keys are looked up without it. Re-entrant, since a
+        # signal handler may read in the midst of a write of its own thread.
+        self._whole = threading.RLock()
         self._names: list[str] | None = None
 
     def find(self, key: str) -> zipfile.ZipInfo | None:
@@ -93,15 +96,18 @@ class View:
     def put(self, changes: dict[str, zipfile.ZipInfo | None]) -> None:
         """Note what was written, and None for what was deleted. The caller holds the archive's lock."""
         with self._whole:
-            for key, info in changes.items():
-                if self.spill is not None:
-                    self.spill.forget(self.pending.get(key))
-                if (self.find(key) is None) != (info is None):
-                    self._names = None
-                if info is None and key not in self.base.entries:
-                    self.pending.pop(key, None)
-                else:
-                    self.pending[key] = info
+            replaced = [self.pending.get(key) for key in changes]
+            if any((self.find(key) is None) != (info is None) for key, info in changes.items()):
+                self._names = None
+            # All of them in one step of the interpreter: no reader sees half of a batch, and no exception of a signal
+            # handler leaves half of it. What follows changes nothing that can be seen.
+            self.pending.update(changes)
+            for key in changes:
+                if self.pending[key] is None and key not in self.base.entries:
+                    del self.pending[key]
+            if self.spill is not None:
+                for info in replaced:
+                    self.spill.forget(info)
 
     def _value(self, info: zipfile.ZipInfo, start: int = 0, stop: int | None = None) -> bytes:
         # An entry is of one file or of the other, whatever is written to `pending` meanwhile.
@@ -139,6 +145,12 @@ class Archive:
         self._view: View | None = None
         self._forked = False
         self._at_exit: Finalize | None = None
+        # All three outlive an exception of a signal handler in the midst of a call, and tell the next call what is left
+        # to do: the new version that may be in place already, whether the folder is to be synchronised, and whether a
+        # writer that has just taken the lock has prepared itself.
+        self._coming: Directory | None = None
+        self._unsynced = False
+        self._prepared = False
 
     def is_used(self) -> bool:
         """Whether a mapping is there."""
@@ -161,7 +173,7 @@ class Archive:
         """Take note that the archive was there, where another process saw it."""
         with self.lock:
             self.seen = True
-            if self._view is not None and self._view.base.identity is None and not self._view.pending:
+            if self._view is not None and self._view.base.is_new and not self._view.pending:
                 self._view = None
 
     def write(self, items: dict[str, bytes | memoryview]) -> None:
@@ -181,29 +193,34 @@ class Archive:
     def writable(self) -> View:
         """Return the view to write to, having made sure that nobody else writes. The caller holds the lock."""
         view = self.view()
-        if self._writer.held:
+        if self._writer.held and self._prepared:
             return view
+        self._prepared = False
         self._writer.acquire()
         self._at_exit = _at_exit_of_worker(self)
-        remove(f"{self._beside}new")  # what a killed writer has left
+        remove(f"{self._beside}new", self.path)  # what a killed writer has left
         if view.inherited:
             self._view = None
-        return self.view()  # another writer may have published before it gave the lock back
+        view = self.view()  # another writer may have published before it gave the lock back
+        self._prepared = True
+        return view
 
     def flush(self) -> None:
         """Publish what is pending."""
         with self.lock:
             view = self._view
-            if view is None or not view.pending or view.inherited or self._forked:
-                return
-            base = publish(self.path, f"{self._beside}new", self.view().base, view.pending, view.spill)
-            self._view, self.seen = View(base), True
-            sync_folder(self.path)
+            if view is not None and view.pending and not view.inherited and not self._forked:
+                view = self.view()
+                if view.pending:
+                    self._publish(view)
+            if self._unsynced:
+                sync_folder(self.path)
+                self._unsynced = False
 
     def revert(self) -> None:
         """Forget what is pending, and let others write."""
         with self.lock:
-            self._view = None
+            self._view = self._coming = None
             if self._at_exit is not None:
                 self._at_exit.cancel()
                 self._at_exit = None
@@ -219,13 +236,23 @@ class Archive:
     def forked(self) -> None:
         """Begin anew in a child: with its own lock and descriptors, and with nothing to publish."""
         self.lock = threading.RLock()
-        self._writer.forget()
-        self._forked, self._at_exit = True, None
+        self._forked, self._at_exit, self._coming = True, None, None
+        self._unsynced = self._prepared = False
+
+    def _publish(self, view: View) -> None:
+        new = f"{self._beside}new"
+        self._coming = write_anew(self.path, new, view.base, view.pending, view.spill)
+        self._unsynced = True
+        # From here on the new version may be in place, whatever is raised: `_renewed` knows it by its identity.
+        put_in_place(new, self.path)
+        self._view, self.seen, self._coming = View(self._coming), True, None
 
     def _renewed(self) -> View:
         with self.lock:
             view, there = self._view, identity_of(self.path)
-            if view is None:
+            if self._coming is not None and self._coming.identity == there:
+                view, self.seen, self._coming = View(self._coming), True, None
+            elif view is None:
                 view = View(self._opened(missing=there is None))
             elif there == view.base.identity:
                 view = self._inherited(view) if self._forked else view
@@ -239,7 +266,7 @@ class Archive:
     def _changed(self, view: View, there: Identity | None) -> Directory:
         """Return what another program has made of the archive while values are pending; it does not know our lock."""
         if there is not None and view.base.identity is not None and there[:2] == view.base.identity[:2]:
-            return read_directory(self.path)  # the same file, touched or added to
+            return read_directory(self.path, may_be_empty=not self.seen)  # the same file, touched or added to
         raise StoreUnavailableError(
             f"the zip archive {self.path!r} {'is gone' if there is None else 'was replaced by another program'} while "
             f"values for it were pending: bring back the file that was there, or revert() the mapping to give them up"
@@ -247,8 +274,8 @@ class Archive:
 
     def _opened(self, *, missing: bool) -> Directory:
         if not missing:
-            directory = read_directory(self.path)
-            self.seen = True
+            directory = read_directory(self.path, may_be_empty=not self.seen)
+            self.seen = not directory.is_new
             return directory
         if self.seen:
             raise StoreUnavailableError(
@@ -306,5 +333,14 @@ def _after_fork_in_child() -> None:
     _guard.release()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)
+def _publish_all() -> None:
+    """Publish and close what is still there when the interpreter ends."""
+    for archive in list(_archives.values()):
+        try:
+            archive.close()
+        except StoreError as error:  # whose words say what is wrong; nobody is left to catch it
+            print(f"zarrstream: what was pending is lost: {error}", file=sys.stderr)  # noqa: T201  # as Python does
+
+
+on_fork(50, before=_guard.acquire, parent=_guard.release, child=_after_fork_in_child)
+atexit.register(_publish_all)

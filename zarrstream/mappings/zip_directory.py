@@ -37,8 +37,6 @@ class Directory:
         Where entries begin, those of no key included, and where the last one ends: sorted.
     comment : bytes
         The archive's own comment.
-    mode : int
-        The file's permissions.
     """
 
     def __init__(
@@ -49,14 +47,17 @@ class Directory:
         *,
         starts: list[int] | None = None,
         comment: bytes = b"",
-        mode: int | None = None,
     ) -> None:
         self.file = file
         self.identity = identity
         self.entries = entries or {}
         self.starts = starts or []
         self.comment = comment
-        self.mode = mode
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever written to it: no file, or an empty one, such as a temporary file's."""
+        return not self.starts
 
 
 def identity_of(path: str) -> Identity | None:
@@ -76,27 +77,35 @@ def _identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def open_descriptor(path: str) -> tuple[int, os.stat_result]:
-    """Open a file to read; returns the descriptor, and what it leads to."""
+def open_file(path: str) -> tuple[EntryFile, os.stat_result]:
+    """Open a file to read; returns it, and what the system says of it."""
     with translating(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # before it is opened: a pipe would wait for ever
             raise no_file(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return descriptor, os.fstat(descriptor)
+        file = EntryFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+        return file, os.fstat(file.descriptor)
 
 
-def read_directory(path: str) -> Directory:
+def read_directory(path: str, *, may_be_empty: bool) -> Directory:
     """Open an archive and read its directory.
+
+    Parameters
+    ----------
+    path : str
+        The archive.
+    may_be_empty : bool
+        Whether a file without a byte is an archive without an entry, and not a damaged one.
 
     Raises
     ------
     StoreCorruptError
         There is no zip archive, or a damaged one.
     """
-    descriptor, found = open_descriptor(path)
-    file = EntryFile(descriptor, path)
+    file, found = open_file(path)
+    if may_be_empty and not found.st_size:
+        return Directory(file, _identity(found))
     try:
-        with translating(path), zipfile.ZipFile(_Positions(descriptor)) as archive:
+        with translating(path), zipfile.ZipFile(_Positions(file.descriptor)) as archive:
             entries = {_rename(info): info for info in archive.filelist if not _is_folder(info)}
             file.end = archive.start_dir
             starts = _starts(archive)
@@ -105,14 +114,12 @@ def read_directory(path: str) -> Directory:
         raise StoreCorruptError(
             f"{path!r} is no zip archive, or a damaged one ({error}): check the path, restore it, or try zip -FF"
         ) from error
-    mode = stat.S_IMODE(found.st_mode)
-    return Directory(file, _identity(found), entries, starts=starts, comment=comment, mode=mode)
+    return Directory(file, _identity(found), entries, starts=starts, comment=comment)
 
 
 def reopened(directory: Directory, path: str) -> Directory | None:
     """Return the same version with a descriptor of its own; None where another version is at the path by now."""
-    descriptor, found = open_descriptor(path)
-    file = EntryFile(descriptor, path)
+    file, found = open_file(path)
     if _identity(found) != directory.identity or directory.file is None:
         return None
     file.end = directory.file.end
@@ -121,9 +128,9 @@ def reopened(directory: Directory, path: str) -> Directory | None:
 
 def written(file: EntryFile, entries: dict[str, zipfile.ZipInfo], starts: list[int], comment: bytes) -> Directory:
     """Return the directory of a file whose content is known."""
-    found = os.fstat(file.descriptor)
-    mode = stat.S_IMODE(found.st_mode)
-    return Directory(file, _identity(found), entries, starts=starts, comment=comment, mode=mode)
+    with translating(file.path):
+        found = os.fstat(file.descriptor)
+    return Directory(file, _identity(found), entries, starts=starts, comment=comment)
 
 
 def _starts(archive: zipfile.ZipFile) -> list[int]:

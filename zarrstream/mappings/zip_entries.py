@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import struct
 import zipfile
@@ -11,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from zarrstream.errors import StoreAccessError, StoreCorruptError
+from zarrstream.mappings.zip_compression import decompressed
 from zarrstream.mappings.zip_errors import translating
 
 if TYPE_CHECKING:
@@ -79,10 +79,12 @@ class EntryFile:
             )
         if info.compress_type != zipfile.ZIP_STORED:
             return self._decompressed(info)[start:stop]
+        if info.compress_size != info.file_size:  # before room is made for what it is said to have
+            raise self._damaged(info, "it is stored, and has two lengths")
         first, last, _ = slice(start, stop).indices(info.file_size)
         wanted = max(last - first, 0)
         data = self.read_at(self.data_offset(info) + first, wanted)
-        if len(data) != wanted or info.compress_size != info.file_size:
+        if len(data) != wanted:
             raise self._damaged(info, "it is cut short")
         if wanted == info.file_size and zlib.crc32(data) != info.CRC:
             raise self._damaged(info, "its checksum is wrong")
@@ -108,10 +110,9 @@ class EntryFile:
         return offset
 
     def _decompressed(self, info: zipfile.ZipInfo) -> bytes:
-        raw = io.BytesIO(self.read_at(self.data_offset(info), info.compress_size))
+        raw = self.read_at(self.data_offset(info), info.compress_size)
         try:
-            # It compares the checksum, too.
-            data = zipfile.ZipExtFile(raw, "r", info).read()
+            data = decompressed(raw, info.compress_type, info.file_size)
         except NotImplementedError as error:
             raise StoreCorruptError(
                 f"{info.filename!r} in the zip archive {self.path!r} is compressed in a way that Python does not know "
@@ -122,7 +123,10 @@ class EntryFile:
         except Exception as error:  # every decompressor of the standard library has its own
             raise self._damaged(info, str(error)) from error
         if len(data) != info.file_size:
-            raise self._damaged(info, "it is cut short")
+            what = "it is cut short" if len(data) < info.file_size else "it is longer than the directory says"
+            raise self._damaged(info, what)
+        if zlib.crc32(data) != info.CRC:
+            raise self._damaged(info, "its checksum is wrong")
         return data
 
     def _damaged(self, info: zipfile.ZipInfo, what: str) -> StoreCorruptError:

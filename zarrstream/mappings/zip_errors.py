@@ -32,11 +32,24 @@ _DENIED = (
 )
 _NO_FOLDER = (StoreUnavailableError, "has no folder", "make its folder, or mount what it is on")
 _UNREACHABLE = (StoreUnavailableError, "cannot be read or written", "check the disk, the folder and the mount")
+_TOO_MANY = (
+    StoreUnavailableError,
+    "cannot be opened, since too many files are open already",
+    "close what is not needed, or raise the limit (ulimit -n)",
+)
+_LONG_NAME = (
+    StoreError,
+    "has too long a name",
+    "shorten it by 20 bytes: files with longer names are made beside it while it is written",
+)
 
 _TABLE: dict[int | None, _Entry] = {
     errno.EACCES: _DENIED,
     errno.EDQUOT: _FULL,
     errno.EFBIG: _FULL,
+    errno.EMFILE: _TOO_MANY,
+    errno.ENAMETOOLONG: _LONG_NAME,
+    errno.ENFILE: _TOO_MANY,
     errno.ENOENT: _NO_FOLDER,
     errno.ENOSPC: _FULL,
     errno.ENOTDIR: _NO_FOLDER,

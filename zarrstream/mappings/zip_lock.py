@@ -1,18 +1,15 @@
-"""Who may write to an archive: a lock beside it, which the system takes back from a process that dies."""
+"""Who may write to an archive: one process at a time."""
 
 from __future__ import annotations
 
-import os
-import platform
-from contextlib import suppress
+import errno
 
-from zarrstream.errors import StoreUnavailableError
+from zarrstream.concurrency.file_lock import FileLock
+from zarrstream.errors import StoreAccessError, StoreUnavailableError
 from zarrstream.mappings.zip_errors import translating
 
-try:
-    import fcntl
-except ImportError:  # Windows: writers are not kept apart there
-    fcntl = None  # type: ignore[assignment]
+#: How a lock's file that is another's is told, by Linux and macOS, by FreeBSD, and by `FileLock` itself.
+_NOT_OURS = frozenset({errno.ELOOP, errno.EMLINK})
 
 
 class WriterLock:
@@ -27,14 +24,14 @@ class WriterLock:
     """
 
     def __init__(self, name: str, path: str) -> None:
-        self._name = name
         self._path = path
-        self._descriptor: int | None = None
+        # Whoever may write to the archive may lock it, though another user's killed writer has left the file.
+        self._lock = FileLock(name, mode=0o666, remove=True)
 
     @property
     def held(self) -> bool:
         """Whether this process has it."""
-        return self._descriptor is not None
+        return self._lock.held
 
     def acquire(self) -> None:
         """Take the lock.
@@ -43,51 +40,26 @@ class WriterLock:
         ------
         StoreUnavailableError
             Another process has it.
+        StoreAccessError
+            Its file is a link to another file.
         """
         with translating(self._path):
-            while self._descriptor is None:
-                descriptor = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                try:
-                    self._lock(descriptor)
-                    if self._is_current(descriptor):
-                        os.ftruncate(descriptor, 0)
-                        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
-                        self._descriptor, descriptor = descriptor, -1
-                finally:
-                    if descriptor >= 0:
-                        os.close(descriptor)
+            try:
+                if self._lock.acquire(wait=False):
+                    return
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    raise
+                raise StoreAccessError(
+                    f"{self._lock.path!r}, by which writers of the zip archive {self._path!r} take turns, is a link to "
+                    f"another file, which is not touched: remove the link, and ask who made it"
+                ) from error
+        raise StoreUnavailableError(
+            f"{self._lock.holder()} is writing to the zip archive {self._path!r}, which takes one writer at a time: "
+            f"wait until it has closed the store"
+        )
 
     def release(self) -> None:
         """Give the lock back and remove its file."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            try:
-                with translating(self._path), suppress(FileNotFoundError):
-                    os.unlink(self._name)  # noqa: PTH108  # while it is held: afterwards it may be another's
-            finally:
-                os.close(descriptor)
-
-    def forget(self) -> None:
-        """Let go of what a forked child has inherited; the parent's lock stays."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            raise StoreUnavailableError(
-                f"{holder} is writing to the zip archive {self._path!r}, which takes one writer at a time: "
-                f"wait until it has closed the store"
-            ) from error
-
-    def _is_current(self, descriptor: int) -> bool:
-        """Return whether the locked file is the one at the path: its last holder may have removed it meanwhile."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._name))  # noqa: PTH116  # paths are plain text
-        except FileNotFoundError:
-            return False
+        with translating(self._path):
+            self._lock.release()

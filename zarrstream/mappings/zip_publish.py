@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import bisect
 import copy
+import json
 import os
+import stat
 import struct
+import sys
 import zipfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from zarrstream.errors import StoreCorruptError
@@ -47,10 +50,10 @@ class Part(NamedTuple):
     header: bytes = b""
 
 
-def publish(
+def write_anew(
     path: str, name: str, base: Directory, pending: dict[str, zipfile.ZipInfo | None], spill: Spill | None
 ) -> Directory:
-    """Write the new version beside the old one, make sure of it, and put it in the old one's place.
+    """Write the new version beside the old one, and make sure of it.
 
     Parameters
     ----------
@@ -70,22 +73,51 @@ def publish(
     Directory
         The new version, open.
     """
-    with translating(path):
-        remove(name)
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        file = EntryFile(descriptor, path)
+    with translating(path), _removing(name):
+        remove(name, path)
+        # Nobody reads more of it while it is written, or after a kill, than of the archive.
+        mode = 0o666 if base.file is None else 0o600
+        file = EntryFile(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), path)
+        entries, starts = _write_entries(file, _parts(base, pending, spill))
+        _write_directory(file.descriptor, _ordered(entries, base.comment), starts[-1], base.comment)
+        if base.file is not None:
+            _keep_rights(base.file.descriptor, file.descriptor)
+        os.fsync(file.descriptor)
+        file.end = starts[-1]
+        return written(file, entries, starts, base.comment)
+
+
+def put_in_place(name: str, path: str) -> None:
+    """Give the new version the old one's name, in one step."""
+    with translating(path), _removing(name):
+        os.replace(name, path)  # noqa: PTH105  # paths are plain text in this back end
+
+
+@contextmanager
+def _removing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what has failed is the news
+            os.unlink(name)  # noqa: PTH108
+        raise
+
+
+def _keep_rights(old: int, new: int) -> None:
+    """Give the new version the owner, group and permissions of the old one, or less where it cannot be the same."""
+    found, made = os.fstat(old), os.fstat(new)
+    mode = stat.S_IMODE(found.st_mode)
+    if (found.st_uid, found.st_gid) != (made.st_uid, made.st_gid):
         try:
-            entries, starts = _write_entries(file, _parts(base, pending, spill))
-            _write_directory(descriptor, entries, starts[-1], base.comment)
-            if base.mode is not None:
-                os.fchmod(descriptor, base.mode)
-            os.fsync(descriptor)
-            os.replace(name, path)  # noqa: PTH105  # paths are plain text in this back end
-        except BaseException:
-            remove(name)
-            raise
-    file.end = starts[-1]
-    return written(file, entries, starts, base.comment)
+            os.fchown(new, found.st_uid, found.st_gid)
+        except OSError:
+            try:
+                os.fchown(new, -1, found.st_gid)
+            except OSError:
+                # Another group: it may do what all others may.
+                mode = mode & ~0o070 | (mode & 0o007) << 3
+    if mode != stat.S_IMODE(made.st_mode):
+        os.fchmod(new, mode)
 
 
 def sync_folder(path: str) -> None:
@@ -98,9 +130,9 @@ def sync_folder(path: str) -> None:
             os.close(descriptor)
 
 
-def remove(name: str) -> None:
-    """Remove a file if it is there."""
-    with suppress(FileNotFoundError):
+def remove(name: str, path: str) -> None:
+    """Remove a file of an archive if it is there."""
+    with translating(path), suppress(FileNotFoundError):
         os.unlink(name)  # noqa: PTH108
 
 
@@ -117,7 +149,13 @@ def _parts(base: Directory, pending: dict[str, zipfile.ZipInfo | None], spill: S
 def _kept(base: Directory, info: zipfile.ZipInfo) -> Part:
     """Return an entry up to the next one: with its data descriptor, and with whatever a tool has put between."""
     assert base.file is not None  # noqa: S101  # told to the type checker: it has entries
-    stop = base.starts[bisect.bisect_right(base.starts, info.header_offset)]
+    at = bisect.bisect_right(base.starts, info.header_offset)
+    if at == len(base.starts):
+        raise StoreCorruptError(
+            f"{info.filename!r} in the zip archive {base.file.path!r} has no place before the directory: restore the "
+            f"archive, or delete or rewrite the key; what is pending stays pending"
+        )
+    stop = base.starts[at]
     if stop - info.header_offset < _LOCAL_HEADER_BYTES + info.compress_size:
         raise StoreCorruptError(
             f"{info.filename!r} in the zip archive {base.file.path!r} overlaps another entry: restore the archive, or "
@@ -162,12 +200,33 @@ def _copy(run: Part | None, file: EntryFile, at: int) -> None:
         copy_bytes(run.file.descriptor, run.start, run.stop - run.start, file.descriptor, begin)
 
 
-def _write_directory(descriptor: int, entries: dict[str, zipfile.ZipInfo], at: int, comment: bytes) -> None:
+def _ordered(entries: dict[str, zipfile.ZipInfo], comment: bytes) -> list[zipfile.ZipInfo]:
+    """Return the entries as the directory has them: metadata first where the archive's comment says so.
+
+    The comment is that of an OME-Zarr file in one archive (``.ozx``, OME-NGFF's RFC 9), whose readers find the whole
+    hierarchy in the first entries: the root's document, and then the others, level by level.
+    """
+    infos = list(entries.values())
+    try:
+        first = json.loads(comment)["ome"]["zipFile"]["centralDirectory"]["jsonFirst"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return infos
+    if first is True:
+        infos.sort(key=lambda info: _rank(info.filename))
+    return infos
+
+
+def _rank(key: str) -> tuple[int, str]:
+    depth = key.count("/")
+    return (depth, key) if key.rpartition("/")[2] == "zarr.json" else (sys.maxsize, "")
+
+
+def _write_directory(descriptor: int, entries: list[zipfile.ZipInfo], at: int, comment: bytes) -> None:
     with open(descriptor, "r+b", closefd=False) as file:
         file.seek(at)
         with zipfile.ZipFile(file, "w") as archive:  # it begins where the file stands
             archive.comment = comment
-            archive.filelist.extend(_with_own_extra(info) for info in entries.values())
+            archive.filelist.extend(_with_own_extra(info) for info in entries)
         file.flush()
 
 

@@ -16,15 +16,16 @@ from zarrstream.mappings.zip_errors import translating
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FIRST_YEAR = 1980  # of the times in a zip archive
+# The times that a zip archive has room for.
+_FIRST = (1980, 1, 1, 0, 0, 0)
+_LAST = (2107, 12, 31, 23, 59, 58)
 # What a spill may hold beyond twice its live entries before it is written anew: overwritten values lie in it.
 _SLACK = 64 << 20
 
 
 def new_entry(key: str, value: bytes | memoryview) -> zipfile.ZipInfo:
     """Return the entry of a value that is stored as it is."""
-    now = time.localtime()[:6]
-    info = zipfile.ZipInfo(key, now if now[0] >= _FIRST_YEAR else (_FIRST_YEAR, 1, 1, 0, 0, 0))
+    info = zipfile.ZipInfo(key, min(max(_FIRST, time.localtime()[:6]), _LAST))
     info.external_attr = 0o100644 << 16  # a regular file, whatever its name
     info.create_system = 3  # whose permissions those are: Unix
     info.flag_bits = 0 if key.isascii() else UTF8_NAME
