@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zarrstream import places
-from zarrstream.errors import StoreOptionError
 from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem, restore
+
+if TYPE_CHECKING:
+    from zarrstream.mappings.base import ByteMapping
 
 
 class SharedMemoryFileSystem(MappingFileSystem):
@@ -14,15 +16,15 @@ class SharedMemoryFileSystem(MappingFileSystem):
 
     Parameters
     ----------
-    name : str
-        The table.
+    name : str, optional
+        The table. Without it each path tells its own.
     **storage_options
         Those of `zarrstream.mappings.shm.SharedMemoryMapping`, and fsspec's own.
 
     Raises
     ------
     StoreOptionError
-        No name, or one that no table can have; an unknown option.
+        A name that no table can have; an unknown option.
     MissingExtraError
         py-lmdb is not installed.
 
@@ -35,16 +37,21 @@ class SharedMemoryFileSystem(MappingFileSystem):
     protocol = "shm"
 
     def __init__(self, name: str | None = None, **storage_options: Any) -> None:
-        if not name:
-            raise StoreOptionError("which table? Pass its name: fsspec.filesystem('shm', name='table')")
-        own = {option: value for option, value in storage_options.items() if option not in FSSPEC_OPTIONS}
-        mapping = places.make(places.built_in(self.protocol), (name,), own)
-        super().__init__(mapping, f"/{name}", **storage_options)
+        self._own = {option: value for option, value in storage_options.items() if option not in FSSPEC_OPTIONS}
+        root = f"/{name}" if name else None
+        super().__init__(self._mapping_at(root) if root else None, root, **storage_options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is no owner, not even for as long as it takes to make it.
         options = {option: value for option, value in self.storage_options.items() if option != "owner"}
         return restore, (type(self), self.storage_args, options, self.mapping, self.root)
+
+    def _root_of(self, path: str) -> str:
+        return "/" + path.split("/")[1]
+
+    def _mapping_at(self, root: str) -> ByteMapping:
+        made: ByteMapping = places.make(places.built_in(self.protocol), (root.removeprefix("/"),), self._own)
+        return made
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zarrstream import places, urls
-from zarrstream.errors import StoreOptionError
-from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem
+from zarrstream.errors import StoreUnavailableError
+from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem, restore
+
+if TYPE_CHECKING:
+    from zarrstream.mappings.base import ByteMapping
 
 
 class PathFileSystem(MappingFileSystem):
@@ -16,8 +20,8 @@ class PathFileSystem(MappingFileSystem):
 
     Parameters
     ----------
-    path : str
-        The database.
+    path : str, optional
+        The database. Without it each path tells its own, as a URL does.
     **storage_options
         Those of the back end's mapping, and fsspec's own.
 
@@ -31,10 +35,12 @@ class PathFileSystem(MappingFileSystem):
     Raises
     ------
     StoreOptionError
-        No path, or an unknown option.
+        An unknown option.
 
     Notes
     -----
+    A relative path begins in the folder in which the file system was made.
+
     In ``sqlite:///x.db/group/zarr.json`` the database is the first part of the path that is one; if there is none yet,
     the first that has one of the `suffixes` and is not something else; else the whole path. The rest is the key.
     Reading a database that is not there makes none.
@@ -44,14 +50,32 @@ class PathFileSystem(MappingFileSystem):
     suffixes: ClassVar[frozenset[str]]
 
     def __init__(self, path: str | None = None, **storage_options: Any) -> None:
-        if not path:
-            raise StoreOptionError(
-                f"which database? Pass its path: fsspec.filesystem({self.protocol!r}, path='x{min(self.suffixes)}')"
-            )
-        root = self._strip_protocol(path)
-        own = {name: value for name, value in storage_options.items() if name not in FSSPEC_OPTIONS}
-        mapping = places.make(places.built_in(self.scheme), (root,), own, called=str(self.protocol))
-        super().__init__(mapping, root, **storage_options)
+        self._own = {name: value for name, value in storage_options.items() if name not in FSSPEC_OPTIONS}
+        root = self._strip_protocol(path) if path else None
+        super().__init__(self._mapping_at(root) if root else None, root, **storage_options)
+        # Whoever changes the working folder later means the same files.
+        self._stay_in(_working_folder())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {name: value for name, value in self.storage_options.items() if name != "path"}
+        arguments = () if self.root is None else (self.root,)
+        return _restore, (type(self), arguments, options, self.mapping, self.root, self._folder)
+
+    def unstrip_protocol(self, name: str) -> str:
+        """Return the URL of a path, which leads back to it."""
+        return f"{self.protocol}:///{self._strip_protocol(name)}"
+
+    def _stay_in(self, folder: str | None) -> None:
+        self._folder = folder
+        self._strip_protocol = partial(self._absolute, folder=folder)  # type: ignore[method-assign]  # see `__init__`
+
+    def _root_of(self, path: str) -> str:
+        return self._database(path)
+
+    def _mapping_at(self, root: str) -> ByteMapping:
+        place = places.built_in(self.scheme)
+        made: ByteMapping = places.make(place, (root,), self._own, called=str(self.protocol))
+        return made
 
     @classmethod
     def is_database(cls, path: str) -> bool:
@@ -65,12 +89,23 @@ class PathFileSystem(MappingFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
+        return cls._absolute(path)
+
+    @classmethod
+    def _absolute(cls, path: Any, *, folder: str | None = None) -> Any:
         if isinstance(path, list):
-            return [cls._strip_protocol(name) for name in path]
+            return [cls._absolute(name, folder=folder) for name in path]
         name = os.fsdecode(path)
         if name.startswith(f"{cls.protocol}://"):
             name = urls.file_path(name.removeprefix(f"{cls.protocol}://"))
-        return os.path.join(os.getcwd(), name).rstrip("/")  # noqa: PTH109, PTH118  # as above
+        if not name.startswith("/"):
+            folder = folder or _working_folder()
+            if folder is None:  # never FileNotFoundError, which would read as a chunk that is not stored
+                raise StoreUnavailableError(
+                    f"the working folder is gone, where {name!r} would be: pass an absolute path"
+                )
+            name = os.path.join(folder, name)  # noqa: PTH118  # as above
+        return name.rstrip("/")
 
     @classmethod
     def _get_kwargs_from_urls(cls, path: str) -> dict[str, str]:
@@ -98,7 +133,7 @@ class SQLiteFileSystem(PathFileSystem):
     Raises
     ------
     StoreOptionError
-        No path, or an unknown option.
+        An unknown option.
 
     Notes
     -----
@@ -122,7 +157,7 @@ class LMDBFileSystem(PathFileSystem):
     Raises
     ------
     StoreOptionError
-        No path, or an unknown option.
+        An unknown option.
     MissingExtraError
         py-lmdb is not installed.
 
@@ -159,7 +194,7 @@ class ZarrZipFileSystem(PathFileSystem):
     Raises
     ------
     StoreOptionError
-        No path, or an unknown option.
+        An unknown option.
 
     Notes
     -----
@@ -171,3 +206,24 @@ class ZarrZipFileSystem(PathFileSystem):
     protocol = "zarrzip"
     scheme = "zip"
     suffixes = frozenset({".zip"})
+
+
+def _working_folder() -> str | None:
+    """Return the working folder; None where it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109  # pathlib would rewrite the key
+    except OSError:
+        return None
+
+
+def _restore(
+    cls: type[PathFileSystem],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    mapping: ByteMapping | None,
+    root: str | None,
+    folder: str | None,
+) -> MappingFileSystem:
+    filesystem = restore(cls, arguments, options, mapping, root)
+    filesystem._stay_in(folder)  # noqa: SLF001  # of this module
+    return filesystem

@@ -13,6 +13,7 @@ from zarrstream.mappings import lmdb_listing as listing
 from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, pairs
 from zarrstream.mappings.lmdb_environment import Durability
 from zarrstream.mappings.lmdb_folder import Folder
+from zarrstream.mappings.lmdb_keys import value_start
 from zarrstream.mappings.lmdb_share import Share
 
 if TYPE_CHECKING:
@@ -164,6 +165,18 @@ class LMDBMapping(ByteMapping):
         if length is None:
             raise KeyError(key)
         return length
+
+    def size_many(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the lengths of the values of those keys that are there, from one version."""
+        names = {key: _name(key) for key in keys}
+
+        def measure(transaction: Transaction[memoryview]) -> dict[str, int]:
+            found = ((key, name, transaction.get(name)) for key, name in names.items())
+            return {
+                key: len(content) - value_start(name, content) for key, name, content in found if content is not None
+            }
+
+        return self._share.call(measure) or {}
 
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""

@@ -148,6 +148,15 @@ class SQLiteMapping(ByteMapping):
             raise KeyError(key)
         return row[1] or 0
 
+    def size_many(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the lengths of the values of those keys that are there, of 500 with one statement."""
+        found: dict[str, int] = {}
+        wanted = [_key(key) for key in keys]
+        for first in range(0, len(wanted), sql.VALUES_AT_ONCE):
+            some = wanted[first : first + sql.VALUES_AT_ONCE]
+            found.update((key, length or 0) for key, length in self._rows(sql.size_many(len(some)), some))
+        return found
+
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""
         self._delete(sql.DELETE, (_key(key),))

@@ -42,6 +42,11 @@ def get_many(count: int) -> str:
     return f"SELECT k, v FROM zarr WHERE k IN ({', '.join('?' * count)})"  # noqa: S608  # question marks only
 
 
+def size_many(count: int) -> str:
+    """Return the statement that measures so many values at once."""
+    return f"SELECT k, length(v) FROM zarr WHERE k IN ({', '.join('?' * count)})"  # noqa: S608  # as above
+
+
 def successor(prefix: str) -> str | bytes:
     """Return the least text that is greater than every key with this prefix; for none, a blob, greater than any text.
 

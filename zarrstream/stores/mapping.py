@@ -229,13 +229,7 @@ class MappingStore(Transactional, Store):
 
     async def getsize_prefix(self, prefix: str) -> int:
         under = prefix if prefix.endswith("/") or not prefix else f"{prefix}/"
-        return await self._call(lambda: sum(map(self._size, self._bytes.keys_under(under))))
-
-    def _size(self, key: str) -> int:
-        try:
-            return self._bytes.size(key)
-        except KeyError:  # removed since it was listed
-            return 0
+        return await self._call(lambda: sum(size for _, size in self._bytes.sizes_under(under)))
 
     def list(self) -> AsyncIterator[str]:
         return self.list_prefix("")
