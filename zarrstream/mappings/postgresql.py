@@ -68,8 +68,8 @@ class PostgreSQLMapping(PostgreSQLRows):
     be seen. `transaction` and `snapshot` put many calls into one.
 
     **Durability**: an acknowledged write survives what ``durability`` says. A connection that breaks is replaced, and
-    the call made again: all verbs are such that twice is once. So a write goes on by itself after the server was
-    started again, or the standby promoted.
+    the call made again, once the server has said that the first one did not take place. So a write goes on by itself
+    after the server was started again, or the standby promoted. (Neither can say so: there, twice is once.)
 
     **A lost place**: a database or a server that is not there is an error, always. Once the table has been seen, its
     absence is `StoreUnavailableError`, here and in every pickled copy; never "empty". `close` forgets what was seen.
@@ -162,7 +162,10 @@ class PostgreSQLMapping(PostgreSQLRows):
 
 def _session(url: str, table_name: str, array_id: str, settings: Settings) -> Session:
     server = database(url)
-    place = f"{server.place}/{quote(table_name, safe='')}?array_id={quote(array_id, safe='')}"
+    table = quote(table_name, safe="")
+    if "." not in table_name and server.search_path:  # the same name in another schema is another table
+        table = f"{quote(server.search_path, safe='')}.{table}"
+    place = f"{server.place}/{table}?array_id={quote(array_id, safe='')}"
     return Session(server, sql.Statements.on(quoted(table_name)), place, settings)
 
 

@@ -67,6 +67,11 @@ _TABLE: dict[str, _Entry] = {
         "has lost the table, which was there before",
         "restore it, or close() the store to begin anew",
     ),
+    "22023": (
+        StoreOptionError,
+        "refuses a setting of the connection",
+        "check the options in the URL, and PGOPTIONS, PGTZ, PGDATESTYLE and the like in the environment",
+    ),
     "42501": (
         StoreAccessError,
         "does not allow this to its user",
@@ -107,6 +112,7 @@ _SAID = (
     (re.compile(r"password|authentication|pg_hba|role \".*\" does not exist|not permitted to log in"), "28P01"),
     (re.compile(r"database \".*\" does not exist"), "3D000"),
     (re.compile(r"permission denied for database"), "42501"),
+    (re.compile(r"invalid value for parameter|unrecognized configuration parameter|invalid command-line arg"), "22023"),
     (re.compile(r"too many (clients|connections)|remaining connection slots"), "53300"),
     (re.compile(r"the database system is|session is (not )?read-only|server is (not )?in hot standby"), "57P03"),
 )
@@ -147,6 +153,18 @@ def translated(error: Exception, place: str) -> Exception:
     state = code(error)
     kind, what, remedy = _TABLE.get(state) or _TABLE.get(state[:2]) or _UNKNOWN
     return kind(f"the PostgreSQL database of {place} {what} ({said(error)}): {remedy}")
+
+
+def unsure(error: Exception) -> Exception:
+    """Return our error for a change whose commit has no answer: nobody knows whether it took place."""
+    kind = type(error) if isinstance(error, StoreUnavailableError | StoreTimeoutError) else StoreUnavailableError
+    return kind(f"{error}. The change was sent to be committed, and may have taken place or not: read it")
+
+
+def too_large(what: str, place: str) -> Exception:
+    """Return the error of a value that no message to the server can hold."""
+    kind, says, remedy = _TABLE["54000"]
+    return kind(f"the PostgreSQL database of {place} {says} ({what}): {remedy}")
 
 
 def gone(place: str) -> Exception:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zarrstream.mappings import postgresql_sql as sql
 from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, names_below, pairs
-from zarrstream.mappings.postgresql_driver import copied
+from zarrstream.mappings.postgresql_driver import Error, copied
+from zarrstream.mappings.postgresql_errors import too_large
 from zarrstream.mappings.sqlite_sql import successor
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from zarrstream.mappings.postgresql_session import Calls
 
 _MOST = 1 << 30  # bytes of a value; no bytea has more
+_LARGEST = _MOST - (1 << 16)  # a message of the protocol has 1 GiB at most, the key and the statement included
 
 
 class PostgreSQLRows(ByteMapping):
@@ -63,25 +65,31 @@ class PostgreSQLRows(ByteMapping):
         return cast("int", self._cell(self._sql.size, key))
 
     def __setitem__(self, key: str, value: Buffer) -> None:
-        row = self._array_id, checked_key(key), contiguous(value)
-        self._calls.call(lambda connection: connection.execute(self._sql.put, row), create=True)
+        row = self._row(key, value)
+
+        def put(connection: Connection) -> None:
+            connection.number = connection.start(self._sql.put, row).fetchone()[0]
+
+        self._calls.change(put, create=True)
 
     def setdefault(self, key: str, default: Buffer = b"") -> bytes:
         """Write ``default`` unless the key is there, and return what is there then. Atomic.
 
         Where the acknowledgement of the write was lost, what is there is what was written.
         """
-        row = self._array_id, checked_key(key), contiguous(default)
+        row = self._row(key, default)
 
         def insert(connection: Connection) -> bytes:
             while True:
-                if connection.execute(self._sql.put_new, row).rowcount:
+                new = connection.start(self._sql.put_new, row).fetchone()
+                if new is not None:
+                    connection.number = new[0]
                     return bytes(row[2])
                 found = connection.execute(self._sql.get, row[:2], binary=True).fetchone()
                 if found is not None:  # else it was removed meanwhile
                     return cast("bytes", found[0])
 
-        return cast("bytes", self._calls.call(insert, create=True))
+        return cast("bytes", self._calls.change(insert, create=True))
 
     def update_many(self, items: Iterable[tuple[str, Buffer]] | Mapping[str, Buffer]) -> None:
         """Write many values in one transaction: all of them or none. See `ByteMapping.update_many`.
@@ -89,52 +97,66 @@ class PostgreSQLRows(ByteMapping):
         From 64 on they go by COPY.
         """
         # Taken whole before the transaction begins: what computes them is not ours, and may be slow, or fork.
-        rows = sorted(
-            {checked_key(key): contiguous(value) for key, value in pairs(items)}.items(), key=lambda row: row[0]
-        )
+        rows = sorted({key: self._row(key, value)[1:] for key, value in pairs(items)}.values(), key=lambda row: row[0])
 
         def insert(connection: Connection) -> None:
-            with connection.transaction(), connection.cursor() as cursor:
-                if len(rows) < sql.ROWS_FOR_COPY:
+            connection.start()
+            with connection.cursor() as cursor:
+                if len(rows) >= sql.ROWS_FOR_COPY and self._copies(connection, rows):
+                    cursor.execute(self._sql.put_fresh, (self._array_id,))
+                    cursor.execute(sql.EMPTY_FRESH)  # this transaction may not end yet
+                else:
                     cursor.executemany(self._sql.put, [(self._array_id, *row) for row in rows])
-                    return
+            connection.number = connection.execute(sql.NUMBER).fetchone()[0]  # type: ignore[index]  # it has a row
+
+        if rows:
+            self._calls.change(insert, create=True)
+
+    def _copies(self, connection: Connection, rows: list[Any]) -> bool:
+        """Copy rows into a temporary table; return False where the user, or the server, has none to give."""
+        try:
+            with connection.transaction(), connection.cursor() as cursor:
                 if cursor.execute(sql.HAS_FRESH).fetchone() != (True,):
                     cursor.execute(sql.FRESH)
                 copied(cursor, sql.COPY, sql.COPY_TYPES, rows)
-                cursor.execute(self._sql.put_fresh, (self._array_id,))
-                cursor.execute(sql.EMPTY_FRESH)  # this transaction may not end yet
-
-        if rows:
-            self._calls.call(insert, create=True)
+        except Error:
+            if connection.closed or not connection.has_begun:
+                raise
+            return False
+        return True
 
     def __delitem__(self, key: str) -> None:
-        row, tries = (self._array_id, checked_key(key)), 0
-
-        def remove(connection: Connection) -> bool:
-            nonlocal tries
-            tries += 1
-            # The second time it may be gone by the first.
-            return connection.execute(self._sql.delete, row).rowcount > 0 or tries > 1
-
-        if not self._calls.call(remove):
+        if not self._remove(key):
             raise KeyError(key)
 
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""
-        self._calls.call(lambda connection: connection.execute(self._sql.delete, (self._array_id, checked_key(key))))
+        self._remove(key)
+
+    def _remove(self, key: str) -> bool:
+        row = self._array_id, checked_key(key)
+
+        def remove(connection: Connection) -> bool | None:
+            found = connection.start(self._sql.delete, row).fetchone()
+            if found is None:
+                return None
+            connection.number = found[0]
+            return True
+
+        return bool(self._calls.change(remove))
 
     def pop(self, key: str, /, *default: Any) -> Any:  # noqa: ANN401  # ``default`` may be anything
         """Remove a key and return its value; ``default`` where it is absent, if that is given. Atomic."""
-        row, value = (self._array_id, checked_key(key)), None
+        row = self._array_id, checked_key(key)
 
-        def take(connection: Connection) -> None:
-            nonlocal value
-            # Kept before the commit, whose acknowledgement may be lost: the second time it may be gone by the first.
-            with connection.transaction():
-                found = connection.execute(self._sql.take, row, binary=True).fetchone()
-                value = value if found is None else found[0]
+        def take(connection: Connection) -> bytes | None:
+            found = connection.start(self._sql.take, row, binary=True).fetchone()
+            if found is None:
+                return None
+            connection.number = found[0]
+            return cast("bytes", found[1])
 
-        self._calls.call(take)
+        value = self._calls.change(take)
         if value is not None:
             return value
         if default:
@@ -186,9 +208,21 @@ class PostgreSQLRows(ByteMapping):
         bounded = isinstance(high, str)
         statement = self._sql.delete_range if bounded else self._sql.delete_from
         row = (self._array_id, low, high) if bounded else (self._array_id, low)
-        self._calls.call(lambda connection: connection.execute(statement, row))
+
+        def clear(connection: Connection) -> None:
+            connection.start(statement, row)
+            connection.number = connection.execute(sql.NUMBER).fetchone()[0]  # type: ignore[index]  # as above
+
+        self._calls.change(clear)
 
     # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _row(self, key: str, value: Buffer) -> tuple[str, str, bytes | memoryview]:
+        content = contiguous(value)
+        nbytes = content.nbytes if isinstance(content, memoryview) else len(content)
+        if nbytes > _LARGEST:
+            raise too_large(f"a value of {nbytes} bytes", str(self))
+        return self._array_id, checked_key(key), content
 
     def _rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Any]:
         return (

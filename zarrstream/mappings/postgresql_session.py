@@ -6,11 +6,13 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
+from zarrstream.errors import StoreError
+from zarrstream.mappings import postgresql_sql as sql
 from zarrstream.mappings.deadlines import at_most
-from zarrstream.mappings.postgresql_driver import Connection, Database, Error
-from zarrstream.mappings.postgresql_errors import NO_TABLE, code, is_conflict, passes, translated
+from zarrstream.mappings.postgresql_driver import Connection, Database, Error, Overdue
+from zarrstream.mappings.postgresql_errors import NO_TABLE, code, is_conflict, passes, translated, unsure
 from zarrstream.mappings.postgresql_pool import Pool
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Durability = Literal["full", "local", "off"]
 _LONGEST_PAUSE = 1.0  # seconds between two attempts to reach a server
+_LOOKED = 0.02  # seconds between two looks at a transaction that has not ended
 
 
 class Calls(Protocol):
@@ -28,6 +31,9 @@ class Calls(Protocol):
 
     def call(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
         """Run ``work`` on a connection; None where there is no table, and none is to be made."""
+
+    def change(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
+        """Run ``work``, which starts a transaction, and commit it: once, also where the answer is lost."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,36 @@ class Session:
         self.seen = self.connected = False
         connect = partial(database.connect, timeout=settings.timeout, settings=settings.of_session())
         self.pool = Pool(connect, settings.max_connections)
+
+    def change(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
+        """Run ``work``, which starts a transaction, and commit it; None as `call` has it.
+
+        Nothing of it takes place unless the commit is sent; and if the answer to that is lost, the server is asked
+        whether it took place before it is tried again, so that nothing of another writer is changed a second time.
+        ``work`` returns None where it has changed nothing, or has nothing to say.
+        """
+        attempt: Attempt[T] = Attempt()
+
+        def once(connection: Connection) -> T | None:
+            if attempt.committed(connection):
+                return attempt.result
+            try:
+                result = work(connection)
+                attempt.sent(connection, result)
+                connection.commit()
+            except BaseException:
+                connection.undo()
+                if connection.is_idle:  # whatever was sent, it is undone
+                    attempt.number = None
+                raise
+            return attempt.result
+
+        try:
+            return self.call(once, create=create)
+        except Exception as error:
+            if attempt.number is None or not isinstance(error, StoreError):
+                raise
+            raise unsure(error) from error.__cause__
 
     def call(self, work: Callable[[Connection], T], *, create: bool = False) -> T | None:
         """Run ``work`` on a connection; None where there is no table, and none is to be made.
@@ -151,6 +187,49 @@ class Session:
         """Close the connections, and forget what was seen."""
         self.pool.close()
         self.seen = self.connected = False
+
+
+@dataclass
+class Attempt(Generic[T]):
+    """A change, from its first commit that was sent to the answer.
+
+    Attributes
+    ----------
+    number : int or None
+        The number that the server has given to the transaction; None where none was sent to be committed, or where it
+        is known that it did not take place.
+    server : str
+        Which server that is. Another one, and the same one after it was started again, may give numbers anew.
+    result : object
+        What it returns.
+    """
+
+    number: int | None = None
+    server: str = ""
+    result: T | None = None
+
+    def sent(self, connection: Connection, result: T | None) -> None:
+        """Note what is about to be committed."""
+        # An earlier one of another server may have taken place: it is by that that nothing is found any more.
+        self.result = result if result is not None else self.result
+        self.number, self.server = connection.number, connection.server
+
+    def committed(self, connection: Connection) -> bool:
+        """Return whether the commit whose answer was lost took place."""
+        if self.number is None or connection.server != self.server:
+            return False
+        while True:
+            row = connection.execute(sql.STATUS, (self.number,)).fetchone()
+            if row is None or row[0] != "in progress":
+                break
+            connection.execute(sql.END_IDLE, (self.number,))
+            if time.monotonic() > connection.deadline:
+                raise Overdue("the commit has not ended")
+            time.sleep(_LOOKED)
+        if row == ("committed",):
+            return True
+        self.number = self.result = None
+        return False
 
 
 class Insistence:

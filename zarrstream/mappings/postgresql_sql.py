@@ -10,6 +10,14 @@ ROWS_FOR_COPY = 64
 COPY = "COPY pg_temp.zarrstream_fresh(key, value) FROM STDIN (FORMAT BINARY)"
 COPY_TYPES = ("text", "bytea")
 HAS_FRESH = "SELECT to_regclass('pg_temp.zarrstream_fresh') IS NOT NULL"
+# Of a commit whose answer was lost. (The functions of PostgreSQL 10, which later ones have as well.)
+NUMBER = "SELECT txid_current_if_assigned()"
+STATUS = "SELECT txid_status(%s)"
+# The session of a client that has gone, before the server has noticed: the commit has not reached it.
+END_IDLE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE backend_xid::text = (%s::bigint & 4294967295)::text AND state LIKE 'idle in transaction%%'"
+)
 EMPTY_FRESH = "DELETE FROM pg_temp.zarrstream_fresh"
 FRESH = """
 CREATE TEMPORARY TABLE zarrstream_fresh(key text COLLATE "C", value bytea) ON COMMIT DELETE ROWS;
@@ -56,16 +64,19 @@ SELECT substring(value FROM low + 1 FOR greatest(high - low, 0)) FROM (
     count: str = "SELECT count(*) FROM {table} WHERE array_id = %s"
     put: str = (
         "INSERT INTO {table}(array_id, key, value) VALUES(%s, %s, %b) "
-        "ON CONFLICT(array_id, key) DO UPDATE SET value = excluded.value"
+        "ON CONFLICT(array_id, key) DO UPDATE SET value = excluded.value RETURNING txid_current()"
     )
-    put_new: str = "INSERT INTO {table}(array_id, key, value) VALUES(%s, %s, %b) ON CONFLICT(array_id, key) DO NOTHING"
+    put_new: str = (
+        "INSERT INTO {table}(array_id, key, value) VALUES(%s, %s, %b) ON CONFLICT(array_id, key) DO NOTHING "
+        "RETURNING txid_current()"
+    )
     # In the order of keys, as everybody: two batches that lock the same rows in turn do not wait for each other.
     put_fresh: str = (
         "INSERT INTO {table}(array_id, key, value) SELECT %s, key, value FROM pg_temp.zarrstream_fresh ORDER BY key "
         "ON CONFLICT(array_id, key) DO UPDATE SET value = excluded.value"
     )
-    delete: str = "DELETE FROM {table} WHERE array_id = %s AND key = %s"
-    take: str = "DELETE FROM {table} WHERE array_id = %s AND key = %s RETURNING value"
+    delete: str = "DELETE FROM {table} WHERE array_id = %s AND key = %s RETURNING txid_current()"
+    take: str = "DELETE FROM {table} WHERE array_id = %s AND key = %s RETURNING txid_current(), value"
     delete_range: str = 'DELETE FROM {table} WHERE array_id = %s AND key COLLATE "C" >= %s AND key COLLATE "C" < %s'
     delete_from: str = 'DELETE FROM {table} WHERE array_id = %s AND key COLLATE "C" >= %s'
     keys_range: str = (

@@ -82,6 +82,8 @@ class Bound:
                 self.failure = translated(error, self.session.place)
                 raise self.failure from error
 
+    change = call
+
     def commit(self) -> None:
         """End it, with effect.
 
