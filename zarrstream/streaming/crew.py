@@ -12,123 +12,15 @@ import threading
 import time
 from dataclasses import dataclass
 from itertools import count
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from zarrstream.streaming.job import Job, NoWorkerError, Overdue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from zarrstream.streaming.chunk import Index
-
 _names = count()
-
-
-class Overdue(Exception):  # noqa: N818  # a marker that never leaves the streams: ChunkTimeoutError is what users see
-    """A request was cancelled because its chunk took too long."""
-
-
-@dataclass
-class Failure:
-    """Why one chunk of a job has no result."""
-
-    error: BaseException
-
-
-class Halt:
-    """Tells jobs under way to stop at the next chunk: those numbered above ``limit``.
-
-    Parameters
-    ----------
-    on_failure : {"go on", "stop behind", "stop all"}
-        What a failed chunk does to the jobs under way: nothing, end those behind it, or end them all.
-    """
-
-    def __init__(self, on_failure: Literal["go on", "stop behind", "stop all"]) -> None:
-        self.limit: float = float("inf")
-        self._on_failure = on_failure
-
-    @property
-    def fails_fast(self) -> bool:
-        """Whether one failure ends more than its own chunk."""
-        return self._on_failure != "go on"
-
-    def after(self, number: float) -> None:
-        """Stop every job above a number; below any number, all."""
-        self.limit = min(self.limit, number)
-
-    def failed(self, job: Job) -> None:
-        """Take note of a job with a failed chunk."""
-        if self.fails_fast:
-            self.after(job.number if self._on_failure == "stop behind" else -1)
-
-
-class Job:
-    """One run on its way.
-
-    Parameters
-    ----------
-    number : int
-        Its place in order.
-    indices : list of tuple of int
-        Its chunks.
-    nbytes : int
-        Decoded bytes.
-    halt : Halt
-        Whom it asks, chunk by chunk, whether to go on.
-    load : object
-        What the stages hand on.
-    """
-
-    __slots__ = (
-        "_claim",
-        "after",
-        "halt",
-        "indices",
-        "load",
-        "mark",
-        "nbytes",
-        "number",
-        "results",
-        "spent",
-        "task",
-        "thread",
-    )
-
-    def __init__(self, number: int, indices: list[Index], nbytes: int, halt: Halt, load: Any) -> None:
-        self.number = number
-        self.indices = indices
-        self.nbytes = nbytes
-        self.halt = halt
-        self.load = load
-        self.results: list[Any] = []
-        self.after: list[Job | tuple[Index, Any]] = []
-        self.mark: tuple[int, int, float] | None = None
-        self.spent: float = 0.0
-        self.task: asyncio.Task[None] | None = None
-        self.thread: str = ""
-        self._claim = [self]
-
-    @property
-    def halted(self) -> bool:
-        """Whether to stop before the next chunk: the stream is closing, failed, or gave this job up."""
-        return self.number > self.halt.limit or not self._claim
-
-    @property
-    def given_up(self) -> bool:
-        """Whether the consumer no longer waits for it."""
-        return not self._claim
-
-    def timing(self, first: int, last: int, spent: float = 0.0) -> None:
-        """Start the clock of the chunks at half-open positions ``first`` to ``last``, ``spent`` seconds ago."""
-        self.mark = (first, last, time.monotonic() - spent)
-
-    def claim(self) -> bool:
-        """Take the job's end: the worker that finishes it and the consumer that gives it up both try, one gets it."""
-        try:
-            self._claim.pop()
-        except IndexError:
-            return False
-        return True
 
 
 Stage: TypeAlias = "Callable[[Job, Callable[[], None]], Awaitable[None]]"
@@ -183,6 +75,7 @@ class Crew:
         self._lock = threading.Lock()
         self._dismissed = False
         self._threads: list[threading.Thread] = []
+        self._serving = 0  # those that are not stuck
         self._awaited = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them but weakly
         self._quiet = threading.Event()
@@ -203,19 +96,28 @@ class Crew:
 
     def abandon(self, job: Job) -> None:
         """Give up on a job: cancel its request, or replace the thread that is stuck with it."""
-        if job.task is not None:
-            self._cancel(job.task)
+        self.cancel((job,))
         if job.thread:
             with self._lock:
-                if not self._dismissed:
-                    self._limit += 1
-                    self._hire()
+                self._serving -= 1
+                if self._dismissed:
+                    return
+                self._limit += 1
+                error = self._hire()
+                stranded = self._stranded() if error is not None and not self._serving else []
+            for waiting in stranded:
+                self._refuse(waiting, error)
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Cancel the requests of jobs; calls in threads go on."""
+        for job in jobs:
+            task = job.task
+            if task is not None and not (loop := task.get_loop()).is_closed():
+                loop.call_soon_threadsafe(task.cancel)
 
     def dismiss(self, jobs: Iterable[Job]) -> None:
         """Cancel the tasks of jobs and send the threads home once their calls return."""
-        for job in jobs:
-            if job.task is not None:
-                self._cancel(job.task)
+        self.cancel(jobs)
         with self._lock:
             if not self._dismissed:
                 self._dismissed = True
@@ -227,37 +129,65 @@ class Crew:
         deadline = time.monotonic() + seconds
         self._quiet.wait(seconds)
         for thread in self._threads:
+            if thread.ident is None:  # it could not be started
+                continue
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _cancel(self, task: asyncio.Task[None]) -> None:
-        loop = task.get_loop()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(task.cancel)
-
     def _to_threads(self, job: Job) -> None:
-        if self._line.work is None or _failed(job):
+        # A job that is to stop needs no thread: at the end of the loop, or of the interpreter, none may be had.
+        if self._line.work is None or job.has_failed or job.halted:
             self._finish(job)
             return
         with self._lock:
             if self._dismissed:  # a request that came in while the stream was being closed
                 return
-            self._queue.put(job)
-            if len(self._threads) < self._limit:
-                self._hire()
+            error = self._hire() if len(self._threads) < self._limit else None
+            if error is None or self._serving:  # fewer threads than wanted do the work as well
+                self._queue.put(job)
+                return
+        self._refuse(job, error)
 
-    def _hire(self) -> None:
+    def _hire(self) -> RuntimeError | None:
+        """Start one more thread; return why there is none, as in a container that has used up its threads."""
         name = f"{self._name}-{len(self._threads)}"
         target = (self._context.copy().run, _serve, self._queue, self._line.work, self._leave)
         thread = threading.Thread(target=target[0], args=target[1:], name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._threads.append(thread)  # before it starts: an interrupt in between leaves none that nobody sends home
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._threads.remove(thread)
+            return error
+        self._serving += 1
+        return None
+
+    def _stranded(self) -> list[Job]:
+        """Take the jobs that no thread is left for."""
+        jobs: list[Job] = []
+        while True:
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return jobs
+            if job is not None:
+                jobs.append(job)
+
+    def _refuse(self, job: Job, error: RuntimeError | None) -> None:
+        refused = NoWorkerError()
+        refused.__cause__ = error
+        job.fail(refused)
+        self._finish(job)
 
     def _leave(self, job: Job) -> None:
-        if self._line.after is not None and not _failed(job):
-            job.thread = ""
-            _pause(job)
+        if self._line.after is None or job.has_failed or job.halted:
+            self._finish(job)
+            return
+        job.thread = ""
+        job.pause()
+        try:
             self._spawn(self._line.after, job, self._finish)
-        else:
+        except RuntimeError as error:  # the loop has ended: the job's consumer is told, or has ended with it
+            job.fail(error)
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
@@ -272,7 +202,11 @@ class Crew:
         with self._lock:
             self._awaited += 1
             self._quiet.clear()
-        loop.call_soon_threadsafe(self._begin, stage, job, then, context=self._context.copy())
+        try:
+            loop.call_soon_threadsafe(self._begin, stage, job, then, context=self._context.copy())
+        except RuntimeError:
+            self._ended()
+            raise
 
     def _begin(self, stage: Stage, job: Job, then: Callable[[Job], None]) -> None:
         task = asyncio.get_running_loop().create_task(_attend(stage, job, self._timeout))
@@ -284,14 +218,13 @@ class Crew:
         job.task = None
         then(job)
         self._tasks.discard(task)
+        self._ended()
+
+    def _ended(self) -> None:
         with self._lock:
             self._awaited -= 1
             if not self._awaited:
                 self._quiet.set()
-
-
-def _failed(job: Job) -> bool:
-    return len(job.results) == len(job.indices) and isinstance(job.results[0], Failure)
 
 
 def _serve(queue: SimpleQueue[Job | None], work: Callable[[Job], None], leave: Callable[[Job], None]) -> None:
@@ -303,7 +236,7 @@ def _serve(queue: SimpleQueue[Job | None], work: Callable[[Job], None], leave: C
             if not job.halted:
                 work(job)
         except BaseException as error:  # noqa: BLE001  # it goes to the consumer, whatever it is
-            _fail(job, error)
+            job.fail(error)
         given_up = job.given_up
         leave(job)
         if given_up:
@@ -327,19 +260,8 @@ async def _attend(stage: Stage, job: Job, seconds: float | None) -> None:
         async with limit:
             await stage(job, began)
     except asyncio.CancelledError as error:
-        _fail(job, error)
+        job.fail(error)
         raise
     except BaseException as error:  # noqa: BLE001  # it goes to the consumer, whatever it is
-        _fail(job, Overdue() if limit.expired() else error)
-    _pause(job)
-
-
-def _pause(job: Job) -> None:
-    """Stop a job's clock while it waits for its next stage."""
-    if job.mark is not None:
-        job.spent, job.mark = time.monotonic() - job.mark[2], None
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    job.results[:] = [Failure(error)] * len(job.indices)
-    job.halt.failed(job)
+        job.fail(Overdue() if limit.expired() else error)
+    job.pause()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.crew import Failure, Job
+from zarrstream.streaming.job import Failure, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable

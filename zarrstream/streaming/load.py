@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zarr import errors as zarr_errors
 
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.crew import Failure, Job, Line
+from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
+from zarrstream.streaming.job import Failure, Job
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
 from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port

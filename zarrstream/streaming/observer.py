@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from zarrstream.errors import ChunkError
     from zarrstream.streaming.codec import ArrayCodec
-    from zarrstream.streaming.crew import Halt, Line
+    from zarrstream.streaming.crew import Line
     from zarrstream.streaming.decode import Decoder
+    from zarrstream.streaming.job import Halt
     from zarrstream.streaming.transport import LoopTransport, SyncPort
 
 

@@ -7,8 +7,11 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
 
 from zarrstream.errors import ChunkError
 from zarrstream.streaming.chunk import Progress
@@ -59,10 +62,7 @@ class Limits:
                 raise TypeError(f"{name} must be a whole number, not {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(
-                f"timeout must be a positive number of seconds, or None for no limit, not {self.timeout!r}"
-            )
+        object.__setattr__(self, "timeout", _seconds(self.timeout))
 
     @property
     def threads(self) -> int:
@@ -73,6 +73,18 @@ class Limits:
     def requests(self) -> int:
         """Requests under way on an awaited store."""
         return self.concurrency or REQUESTS
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Return a time-out as a float; None where there is no limit, or one that no clock can wait for."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, (bool, str, bytes)) or not isinstance(timeout, (Real, np.number)):
+        raise TypeError(f"timeout must be a number of seconds, or None for no limit, not {timeout!r}")
+    seconds = float(timeout)
+    if not seconds > 0:
+        raise ValueError(f"timeout must be a positive number of seconds, or None for no limit, not {timeout!r}")
+    return seconds if seconds < TIMEOUT_MAX else None
 
 
 def is_whole(value: object) -> bool:

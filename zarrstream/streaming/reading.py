@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zarrstream.errors import ChunkError, ChunkReadError, ChunkTimeoutError, UnsupportedArrayError
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
 from zarrstream.streaming.grid import Run
+from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
 from zarrstream.streaming.load import Loader
 from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
 from zarrstream.streaming.window import WAIT
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
     from zarrstream.streaming.presence import Presence
     from zarrstream.streaming.window import Inbox, LoopInbox
+
+#: What is to be delivered: a job from one of its results on, or chunks that have one failure.
+_Part: TypeAlias = "tuple[Job, int] | tuple[list[Index], Failure]"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,6 @@ class Reading:
                 yield WAIT
                 continue
             yield from self._deliver(job)
-            self.window.release(job)
 
     def _runs(self, present: Presence | None) -> Iterator[Run]:
         plan = self._plan
@@ -180,14 +182,14 @@ class Reading:
         run: Run = (
             job.load if isinstance(job.load, Run) else Run(job.indices, self._shard_of(job.indices[0]), job.nbytes)
         )
-        job.results = list(job.results[:first])  # the abandoned thread may still append to the old list
-        late = [(index, Failure(Overdue(job.thread))) for index in run.indices[first:last]]
+        job.kept = list(job.results[:first])  # whoever has the job may still write into its own list
+        late = (run.indices[first:last], Failure(Overdue(job.thread)))
         job.halt.failed(job)
         if job.halt.fails_fast:
-            job.after.extend(late)
+            job.after.append(late)
             return
-        self._again(job, run, run.indices[len(job.results) : first])
-        job.after.extend(late)
+        self._again(job, run, run.indices[len(job.kept) : first])
+        job.after.append(late)
         self._again(job, run, run.indices[last:])
 
     def _again(self, job: Job, run: Run, indices: list[Index]) -> None:
@@ -200,39 +202,51 @@ class Reading:
         return grid.object_of(index) if grid.shards is not None else None
 
     def _deliver(self, job: Job) -> Generator[Any, None, None]:
-        results = job.results
-        for position, result in enumerate(results):
-            results[position] = None
-            if type(result) is Chunk:
-                yield result
-            elif type(result) is Failure:
-                yield from self._mend(job.indices[position], result)
-        for part in job.after:
-            if isinstance(part, Job):
-                yield from self._await(part)
+        """Yield a job's chunks in order; what has to be read anew comes in its place, however often that is."""
+        todo: list[_Part] = [(job, 0)]
+        while todo:
+            part = todo.pop()
+            if not isinstance(part[0], Job):
+                yield from self._mend(todo, *part)
+                continue
+            job, first = part
+            while not self.window.is_done(job):
+                yield WAIT
+                self._take_in()
+            results = job.taken
+            for position in range(first, len(results)):
+                result, results[position] = results[position], None
+                if type(result) is Chunk:
+                    yield result
+                    del result  # the consumer may hold it for long, nobody else need
+                elif type(result) is Failure:
+                    todo.append((job, position + 1))
+                    todo.append(([job.indices[position], *_blamed(job, position, result)], result))
+                    break
             else:
-                yield from self._mend(*part)
+                todo.extend((after, 0) if isinstance(after, Job) else after for after in reversed(job.after))
+                self.window.release(job)
 
-    def _await(self, job: Job) -> Generator[Any, None, None]:
-        while not self.window.is_done(job):
-            yield WAIT
-            self._take_in()
-        yield from self._deliver(job)
-        self.window.release(job)
-
-    def _mend(self, index: Index, failure: Failure) -> Generator[Any, None, None]:
-        """Apply the error policy to one chunk."""
+    def _mend(self, todo: list[_Part], indices: list[Index], failure: Failure) -> Generator[Any, None, None]:
+        """Apply the error policy to the first of the chunks that one failure has; a retry reads all of them."""
+        if isinstance(failure.error, NoWorkerError):
+            raise failure.error.told()
+        index = indices[0]
         error = self._error(index, failure.error)
         if self._policy is None:
-            while not self.window.idle:  # nothing that can end is left in flight when the caller hears of it
+            self.window.wind_down()
+            self.window.cancel_requests()
+            while not self.window.is_over:  # what can end ends before the caller hears of it
                 yield WAIT
                 self._take_in()
             raise error
         if self._policy(error) == "retry":
-            run = Run([index], self._shard_of(index), self._plan.codec.grid.chunk_nbytes)
-            yield from self._await(self._submit(run, 0))
+            nbytes = len(indices) * self._plan.codec.grid.chunk_nbytes
+            todo.append((self._submit(Run(indices, self._shard_of(index), nbytes), 0), 0))
             return
         yield Skipped(index)
+        if indices[1:]:
+            todo.append((indices[1:], failure))
 
     def _error(self, index: Index, cause: BaseException) -> ChunkError:
         codec, timeout = self._plan.codec, self._plan.limits.timeout
@@ -248,3 +262,13 @@ class Reading:
         error = ChunkReadError(f"{name} could not be read: {type(cause).__name__}: {cause}", index=index, key=key)
         error.__cause__ = cause
         return error
+
+
+def _blamed(job: Job, position: int, failure: Failure) -> list[Index]:
+    """Take the chunks behind a failed one that have the same error: one request brought, or did not bring, them all."""
+    results, found = job.taken, []
+    for at in range(position + 1, len(results)):
+        if type(results[at]) is Failure and results[at].error is failure.error:
+            found.append(job.indices[at])
+            results[at] = None
+    return found

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from zarrstream.streaming.crew import Failure, Job, Line
+from zarrstream.streaming.crew import Line
 from zarrstream.streaming.files import FileTransport
+from zarrstream.streaming.job import Failure, Job
 from zarrstream.streaming.transport import LoopTransport, sync_port
 from zarrstream.streaming.turns import SMALL_BYTES, Turns
 

@@ -17,7 +17,7 @@ from zarrstream import kinds, signals, telemetry
 from zarrstream.errors import ChunkError
 from zarrstream.streaming import watched, watched_window
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.crew import Failure
+from zarrstream.streaming.job import Failure
 from zarrstream.streaming.observer import Observer
 from zarrstream.streaming.save import ELIDED
 from zarrstream.streaming.sightings import ChunkSight, JobSight
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.codec import ArrayCodec
-    from zarrstream.streaming.crew import Halt, Job, Line
+    from zarrstream.streaming.crew import Line
     from zarrstream.streaming.decode import Decoder
     from zarrstream.streaming.items import Frontier
+    from zarrstream.streaming.job import Halt, Job
     from zarrstream.streaming.transport import LoopTransport, SyncPort
     from zarrstream.streaming.window import Inbox, LoopInbox, Window
 

@@ -7,8 +7,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.crew import Failure
 from zarrstream.streaming.decode import Decoder
+from zarrstream.streaming.job import Failure
 from zarrstream.streaming.sightings import Request, current_job
 from zarrstream.streaming.transport import LoopTransport
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.crew import Job
+    from zarrstream.streaming.job import Job
     from zarrstream.streaming.sight import StreamSight
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from zarrstream.errors import ChunkError
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.crew import Halt, Job, Stage
+    from zarrstream.streaming.crew import Stage
     from zarrstream.streaming.items import Item
+    from zarrstream.streaming.job import Halt, Job
     from zarrstream.streaming.sight import StreamSight
 
 

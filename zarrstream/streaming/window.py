@@ -14,7 +14,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.streaming import memory
-from zarrstream.streaming.crew import Crew, Halt, Job, Line
+from zarrstream.streaming.crew import Crew, Line
+from zarrstream.streaming.job import Halt, Job
 
 if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index
@@ -125,6 +126,7 @@ class Window:
         self._unfinished: set[Job] = set()
         self._nbytes = 0
         self._look_at = 0.0  # when the next chunk can be overdue
+        self._over_at = float("inf")  # when, after an error, nobody waits any longer
 
     def has_room(self, nbytes: int) -> bool:
         """Whether a job of so many decoded bytes may start."""
@@ -198,12 +200,32 @@ class Window:
         return late
 
     def patience(self) -> float | None:
-        """Seconds until a chunk may be overdue; None for no limit."""
+        """Seconds until a chunk may be overdue, or winding down is over; None for no limit."""
+        if self._over_at != float("inf"):
+            return max(0.0, self._over_at - time.monotonic())
         if self._timeout is None:
             return None
         marks = [mark[2] for job in self._unfinished if (mark := job.mark) is not None]
         # A job without a mark has not begun; it cannot be late before a whole timeout from now.
         return max(0.0, min(marks) + self._timeout - time.monotonic()) if marks else self._timeout
+
+    def cancel_requests(self) -> None:
+        """Cancel the requests that are under way; calls in threads go on."""
+        self._crew.cancel(self._unfinished)
+
+    def wind_down(self) -> None:
+        """Start nothing more after an error, and give what is under way a moment to end; `is_over` says when it is."""
+        self.halt.after(-1)
+        self._over_at = time.monotonic() + GRACE
+
+    def wait_for_all(self) -> None:
+        """Have patience again until the next chunk may be overdue."""
+        self._over_at = float("inf")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is unfinished, or the moment for it has passed."""
+        return not self._unfinished or time.monotonic() >= self._over_at
 
     def stop(self) -> None:
         """Start nothing more, cancel what can be cancelled; never blocks."""

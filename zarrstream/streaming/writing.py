@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
 from zarrstream.streaming.chunk import Progress, WriteReport
-from zarrstream.streaming.crew import Failure, Halt, Job, Overdue
 from zarrstream.streaming.gather import Gather
 from zarrstream.streaming.items import Item, Piece, parse, pieces_of, whole, whole_chunk
+from zarrstream.streaming.job import Failure, Halt, Job, Overdue
 from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
 from zarrstream.streaming.save import ELIDED, Saver
 from zarrstream.streaming.window import WAIT
@@ -140,8 +140,13 @@ class Writing:
         try:
             yield from self._run()
         except Exception:
-            self.window.halt.after(-1)
-            while not self.window.idle:
+            self.window.wind_down()
+            while not self.window.is_over:
+                yield WAIT
+                self._acknowledge()
+            self.window.cancel_requests()
+            self.window.wait_for_all()
+            while not self.window.idle:  # calls in threads: one that still writes must not be left behind
                 yield WAIT
                 self._acknowledge()
             raise
