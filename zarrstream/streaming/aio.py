@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Chunk, Slice, WriteReport
     from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.window import LoopInbox
-    from zarrstream.streaming.writing import WritePlan
+    from zarrstream.streaming.write_plan import WritePlan
 
 __all__ = ["AsyncStream", "stream_chunks", "stream_slices", "write_stream"]
 

@@ -135,11 +135,12 @@ class Crew:
 
     def _to_threads(self, job: Job) -> None:
         # A job that is to stop needs no thread: at the end of the loop, or of the interpreter, none may be had.
-        if self._line.work is None or job.has_failed or job.halted:
+        if self._line.work is None or job.has_results or job.halted:
             self._finish(job)
             return
         with self._lock:
             if self._dismissed:  # a request that came in while the stream was being closed
+                job.ended()
                 return
             error = self._hire() if len(self._threads) < self._limit else None
             if error is None or self._serving:  # fewer threads than wanted do the work as well
@@ -179,7 +180,7 @@ class Crew:
         self._finish(job)
 
     def _leave(self, job: Job) -> None:
-        if self._line.after is None or job.has_failed or job.halted:
+        if self._line.after is None or job.has_results or job.halted:
             self._finish(job)
             return
         job.thread = ""
@@ -192,6 +193,7 @@ class Crew:
 
     def _finish(self, job: Job) -> None:
         job.mark = None
+        job.ended()
         if job.claim():
             self._inbox.put(job)
 

@@ -33,6 +33,7 @@ class Gather:
         self._run: dict[Index, Piece] = {}
         self._shards: dict[Index, dict[Index, Piece]] = {}
         self._coming: dict[Index, int] = {}
+        self._whole: list[Index] = []  # shards all of whose chunks have come, or will not come
         self.nbytes = 0
 
     def has_room(self, in_flight: int) -> bool:
@@ -40,13 +41,18 @@ class Gather:
         held = self.nbytes + in_flight
         return not held or held + self._grid.chunk_nbytes <= self._max_bytes
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits here."""
+        return not self._run and not self._shards
+
     def holds(self, index: Index) -> bool:
         """Whether a piece for this chunk waits here to be sent with others."""
         return index in self._run
 
     def add(self, piece: Piece) -> None:
         """Take a piece in; of two for one chunk of a shard the last wins, and both are settled with it."""
-        self.nbytes += piece.data.nbytes
+        self.nbytes += self._grid.chunk_nbytes  # strings and objects by estimate, as in reading
         if self._grid.shards is None:
             self._run[piece.index] = piece
             return
@@ -54,7 +60,7 @@ class Gather:
         waiting = self._shards.setdefault(shard, {})
         earlier = waiting.get(piece.index)
         if earlier is not None:
-            self.nbytes -= earlier.data.nbytes
+            self.nbytes -= self._grid.chunk_nbytes
             piece.items = (*earlier.items, *piece.items)
         else:
             self._expect(shard)
@@ -69,15 +75,15 @@ class Gather:
         """Yield the runs that are full, or worth sending to a worker with nothing to do."""
         if len(self._run) >= self._length or (hungry and self._run):
             yield from self.singles()
-        for shard in [shard for shard, coming in self._coming.items() if not coming]:
-            del self._coming[shard]
+        whole, self._whole = self._whole, []
+        for shard in whole:
             yield from self._take(shard)
 
     def singles(self) -> Iterator[list[Piece]]:
         """Yield the run that is being gathered."""
         if self._run:
             run, self._run = list(self._run.values()), {}
-            self.nbytes -= sum(piece.data.nbytes for piece in run)
+            self.nbytes -= len(run) * self._grid.chunk_nbytes
             for first in range(0, len(run), self._length):
                 yield run[first : first + self._length]
 
@@ -94,8 +100,9 @@ class Gather:
             yield from self._take(shard)
 
     def _take(self, shard: Index) -> Iterator[list[Piece]]:
+        self._coming.pop(shard, None)  # what comes for it later begins anew
         if pieces := self._shards.pop(shard, None):
-            self.nbytes -= sum(piece.data.nbytes for piece in pieces.values())
+            self.nbytes -= len(pieces) * self._grid.chunk_nbytes
             yield [pieces[index] for index in sorted(pieces)]
 
     def _expect(self, shard: Index) -> None:
@@ -103,3 +110,5 @@ class Gather:
         if coming is None:
             coming = sum(1 for _ in self._grid.chunks_in(shard))
         self._coming[shard] = coming - 1
+        if coming == 1:
+            self._whole.append(shard)

@@ -1,8 +1,7 @@
-"""What a source yields, made into whole chunks: checked, copied, padded, and followed until it is settled."""
+"""The items of a source, made into whole chunks: checked, copied and padded."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,16 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.frontier import Item
 
     NDArray: TypeAlias = npt.NDArray[Any]
-
-
-@dataclass
-class Item:
-    """One item of the source: how many of its chunks are not settled, and which is the last."""
-
-    waiting: int
-    last: Index
 
 
 @dataclass
@@ -40,25 +32,6 @@ class Piece:
     data: NDArray
     nbytes: int
     items: tuple[Item, ...]
-
-
-class Frontier:
-    """How far a source is settled without a gap."""
-
-    def __init__(self) -> None:
-        self._items: deque[Item] = deque()
-        self.last_index: Index | None = None
-
-    def add(self, item: Item) -> None:
-        """Follow an item that was just pulled."""
-        self._items.append(item)
-
-    def settle(self, items: tuple[Item, ...]) -> None:
-        """One chunk of each of these is stored, elided, skipped or given up."""
-        for item in items:
-            item.waiting -= 1
-        while self._items and self._items[0].waiting == 0:
-            self.last_index = self._items.popleft().last
 
 
 def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:

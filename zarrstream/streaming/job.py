@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from zarrstream.streaming.chunk import Index
 
@@ -79,6 +80,8 @@ class Job:
 
     Attributes
     ----------
+    at_end : callable or None
+        Called once when the last stage has ended, whatever came of it and whether or not anybody still waits.
     kept : list or None
         The results that the consumer took over when it gave the job up. Whoever has the job may go on writing into
         `results`, and nobody reads them any more.
@@ -87,6 +90,7 @@ class Job:
     __slots__ = (
         "_claim",
         "after",
+        "at_end",
         "halt",
         "indices",
         "kept",
@@ -107,6 +111,7 @@ class Job:
         self.halt = halt
         self.load = load
         self.results: list[Any] = []
+        self.at_end: Callable[[], None] | None = None
         self.kept: list[Any] | None = None
         self.after: list[Job | tuple[list[Index], Failure]] = []
         self.mark: tuple[int, int, float] | None = None
@@ -137,15 +142,21 @@ class Job:
             self.halt.failed(self)
 
     @property
-    def has_failed(self) -> bool:
-        """Whether there is nothing left to do for it but to tell its error."""
-        return len(self.results) == len(self.indices) and isinstance(self.results[0], Failure)
+    def has_results(self) -> bool:
+        """Whether every chunk has its result, so that no further stage has anything to do."""
+        return len(self.results) == len(self.indices)
 
     def pause(self) -> None:
         """Stop the clock while the job waits for its next stage."""
         mark = self.mark
         if mark is not None:
             self.spent, self.mark = time.monotonic() - mark[2], None
+
+    def ended(self) -> None:
+        """Give back what the stages hold."""
+        at_end, self.at_end = self.at_end, None
+        if at_end is not None:
+            at_end()
 
     def timing(self, first: int, last: int, spent: float = 0.0) -> None:
         """Start the clock of the chunks at half-open positions ``first`` to ``last``, ``spent`` seconds ago."""

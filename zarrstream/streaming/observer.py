@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from zarrstream import telemetry
-from zarrstream.streaming.items import Frontier
+from zarrstream.streaming.frontier import Frontier
 from zarrstream.streaming.window import Inbox, LoopInbox, Window
 
 if TYPE_CHECKING:

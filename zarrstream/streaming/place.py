@@ -31,7 +31,7 @@ def place_of(store: Store) -> str:
     CheckpointMismatchError
         If it has no place that would be there again: a plain dict, an unnamed memory store.
     """
-    place = _place(_unwrapped(store))
+    place = _place(unwrapped(store))
     if place is None:
         raise CheckpointMismatchError(
             f"{store!r} has no place that another process could open again, so a checkpoint of it could not be believed"
@@ -48,13 +48,14 @@ def publisher_of(store: Store) -> Callable[[], object] | None:
     store : zarr.abc.store.Store
         Any store; wrappers are looked through, and file systems of fsspec that show a mapping of ours.
     """
-    inner = _unwrapped(store)
+    inner = unwrapped(store)
     if isinstance(inner, FsspecStore):
         inner = getattr(_system(inner), "mapping", inner)
     return None if getattr(inner, "durable_on_write", True) else inner.flush
 
 
-def _unwrapped(store: Any) -> Any:
+def unwrapped(store: Any) -> Any:
+    """Return the store beneath all wrappers."""
     while isinstance(store, WrapperStore):
         store = store._store  # noqa: SLF001  # zarr's wrappers have no public way to what they wrap
     return store

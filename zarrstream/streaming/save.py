@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from zarrstream.concurrency.key_lock import merging
 from zarrstream.streaming.crew import Line
 from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.job import Failure, Job
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 STORED: Final = "stored"
 ELIDED: Final = "elided"  # the chunk equals the fill value: its key is deleted, as zarr does
+UNWRITTEN: Final = "unwritten"  # nothing was done with it: it goes another time
 
 
 class Saver:
@@ -80,7 +83,7 @@ class Saver:
         encoded = self._encode_each(job)
         if job.halted:
             return
-        keys = [self._codec.key(index) for index in job.indices]
+        keys = [self._codec.key(index) for index in job.indices[: len(encoded)]]
         together = [(key, [value]) for key, value in zip(keys, encoded, strict=True) if _is_bytes(value)]
         put_many = getattr(port, "put_many", None)
         rest: SyncPort = port
@@ -95,21 +98,26 @@ class Saver:
             turn.took((time.monotonic() - start) / len(keys))
 
     def _encode_each(self, job: Job) -> list[Any]:
+        """Encode the chunks of a run. Where one failure ends the stream, none behind the first that fails."""
         job.timing(0, len(job.load))
-        together = self._codec.encode_all(job.load)
-        if together is not None:
+        if (together := self._at_once(job)) is not None:
             return together
         encoded: list[Any] = []
         for position, chunk in enumerate(job.load):
             if job.halted:
                 break
             job.timing(position, position + 1)
-            try:
-                encoded.append(self._codec.encode(chunk))
-            except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
-                encoded.append(Failure(error))
-                job.halt.failed(job)
+            value = _tried(self._codec.encode, chunk)
+            encoded.append(value)
+            if type(value) is Failure and job.halt.fails_fast:
+                break
         return encoded
+
+    def _at_once(self, job: Job) -> list[Any] | None:
+        try:
+            return self._codec.encode_all(job.load)
+        except Exception:  # noqa: BLE001  # encoded one by one, the chunk that is to blame is found and named
+            return None
 
     def _store_each(self, job: Job, port: SyncPort, keys: list[str], encoded: list[Any]) -> None:
         results = job.results
@@ -117,7 +125,10 @@ class Saver:
             if job.halted:
                 return
             job.timing(position, position + 1)
-            results.append(value if type(value) is Failure else self._store(job, port, key, value))
+            done = value if type(value) is Failure else self._store(port, key, value)
+            results.append(done)
+            if type(done) is Failure:
+                job.halt.failed(job)  # last: it stops this job, too, and what failed has to be among its results
 
     def _put_together(self, job: Job, put_many: Callable[[Any], None], together: list[tuple[str, list[Any]]]) -> bool:
         job.timing(0, len(job.indices))
@@ -127,16 +138,12 @@ class Saver:
             return False
         return True
 
-    def _store(self, job: Job, port: SyncPort, key: str, value: Any) -> Any:
-        try:
-            if value is None:
-                port.delete(key)
-                return ELIDED
-            port.put(key, value if isinstance(value, list) else [value])
-        except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
-            job.halt.failed(job)
-            return Failure(error)
-        return STORED
+    def _store(self, port: SyncPort, key: str, value: Any) -> Any:
+        if value is None:
+            deleted = _tried(port.delete, key)
+            return deleted if type(deleted) is Failure else ELIDED
+        stored = _tried(port.put, key, value if isinstance(value, list) else [value])
+        return stored if type(stored) is Failure else STORED
 
     def _encode(self, job: Job) -> None:
         [index], [chunk] = job.indices, job.load
@@ -154,42 +161,66 @@ class Saver:
 
     # Shards: all chunks of one at once; those that are not given stay as they are stored.
 
+    #
+    # A shard is read, merged and written under a lock of this process: another stream may have chunks for it, too.
+
     def _shard_work(self, job: Job) -> None:
         assert self._port is not None
         job.timing(0, len(job.indices))
         key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
+        name = (self._codec.lock_name, key)
+        merging.acquire(name)
+        job.at_end = partial(merging.release, name)
         stored = None if self._is_complete(job) else self._port.get(key)
         pieces, results = self._encode_shard(job, stored)
         if job.halted:
             return
-        done = self._store(job, self._port, key, pieces)
+        done = STORED if STORED not in results and ELIDED not in results else self._store(self._port, key, pieces)
         job.results.extend([done] * len(results) if type(done) is Failure else results)
+        if any(type(result) is Failure for result in job.results):
+            job.halt.failed(job)
 
     async def _fetch_shard(self, job: Job, began: Callable[[], None]) -> None:
-        stored = None
-        if not self._is_complete(job):
-            key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
-            stored = await self._awaited.get(key, began=began)
+        key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
+        name = (self._codec.lock_name, key)
+        await merging.aacquire(name)
+        job.at_end = partial(merging.release, name)
+        stored = None if self._is_complete(job) else await self._awaited.get(key, began=began)
         job.load = (job.load, stored)
 
     def _encode_shard_of(self, job: Job) -> None:
         job.load, stored = job.load
         job.timing(0, len(job.indices), job.spent)
         pieces, results = self._encode_shard(job, stored)
+        if STORED not in results and ELIDED not in results:
+            job.results.extend(results)
+            if any(type(result) is Failure for result in results):
+                job.halt.failed(job)
+            return
         job.load = (self._codec.key(self._codec.grid.object_of(job.indices[0])), pieces, results)
 
     def _encode_shard(self, job: Job, stored: Any) -> tuple[list[Any] | None, list[Any]]:
+        """Return the shard's new bytes, and a result for each chunk.
+
+        Where a chunk cannot be encoded, the one that is stored stays. If the stored shard was not read, since all of
+        its chunks were given, nothing is written, and the others come again to be merged.
+        """
         layout = self._codec.shard
         assert layout is not None
+        encoded = self._at_once(job) or [_tried(self._codec.encode_inner, chunk) for chunk in job.load]
+        if any(type(value) is Failure for value in encoded) and (job.halt.fails_fast or self._is_complete(job)):
+            return None, [value if type(value) is Failure else UNWRITTEN for value in encoded]
         parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
-        results = []
-        encoded = self._codec.encode_all(job.load) or [self._codec.encode_inner(chunk) for chunk in job.load]
+        results: list[Any] = []
         for local, value in zip(layout.local(job.indices), encoded, strict=True):
-            if value is None:
+            if type(value) is Failure:
+                results.append(value)
+            elif value is None:
                 parts.pop(local, None)
+                results.append(ELIDED)
             else:
                 parts[local] = value
-            results.append(ELIDED if value is None else STORED)
+                results.append(STORED)
         return layout.assemble(parts) if parts else None, results
 
     def _parts_of(self, layout: ShardLayout, stored: memoryview) -> dict[Index, Any]:
@@ -199,8 +230,8 @@ class Saver:
         return {local: stored[span[0] : span[1]] for local, span in zip(locals_, spans, strict=True) if span}
 
     def _is_complete(self, job: Job) -> bool:
-        grid = self._codec.grid
-        return len(job.indices) == sum(1 for _ in grid.chunks_in(grid.object_of(job.indices[0])))
+        """Whether all chunks of a shard are given: at the array's edge never, since another handle may know more."""
+        return len(job.indices) == self._codec.grid.per_object
 
     # Arrays that zarr itself has to write.
 
@@ -209,7 +240,9 @@ class Saver:
         results = [ELIDED if self._codec.elides(chunk) else STORED for chunk in job.load]
         async with self._awaited.gate:
             began()
-            if grid.shards is not None and self._is_complete(job):
+            if grid.shards is not None and len(job.indices) == sum(
+                1 for _ in grid.chunks_in(grid.object_of(job.indices[0]))
+            ):
                 await self._codec.write_by_zarr(*self._whole_object(job))
             else:
                 for index, chunk in zip(job.indices, job.load, strict=True):
@@ -243,6 +276,14 @@ class _Rest:
 
     def put(self, key: str, pieces: Any) -> None:
         """Store nothing: it is stored."""
+
+
+def _tried(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return a call's value, or its error as the chunk's result."""
+    try:
+        return call(*arguments)
+    except Exception as error:  # noqa: BLE001  # it belongs to the chunk, and goes to the consumer
+        return Failure(error)
 
 
 def _is_bytes(value: Any) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.crew import Line
     from zarrstream.streaming.decode import Decoder
-    from zarrstream.streaming.items import Frontier
+    from zarrstream.streaming.frontier import Frontier
     from zarrstream.streaming.job import Halt, Job
     from zarrstream.streaming.transport import LoopTransport, SyncPort
     from zarrstream.streaming.window import Inbox, LoopInbox, Window

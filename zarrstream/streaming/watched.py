@@ -158,14 +158,14 @@ class WatchedEncoder(ArrayCodec):
 
     def encode_all(self, run: list[Any]) -> list[Any] | None:
         """Encode chunks at once."""
-        return self._timed(lambda: self._codec.encode_all(run))
+        return self._timed(lambda: self._codec.encode_all(run), failed=0)  # they are encoded again, one by one
 
-    def _timed(self, work: Callable[[], Values]) -> Values:
+    def _timed(self, work: Callable[[], Values], *, failed: int = 1) -> Values:
         job, since = current_job.get(), perf_counter_ns()
         try:
             values = work()
         except BaseException:
-            job.encoded += 1
+            job.encoded += failed
             raise
         if values is not None:
             share = (perf_counter_ns() - since) / len(values)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zarrstream import telemetry
 from zarrstream.errors import ChunkTimeoutError
 from zarrstream.streaming.crew import Line
-from zarrstream.streaming.items import Frontier
+from zarrstream.streaming.frontier import Frontier
 from zarrstream.streaming.sightings import current_job
 from zarrstream.streaming.window import Inbox, LoopInbox, Window
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zarrstream.errors import ChunkError
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.crew import Stage
-    from zarrstream.streaming.items import Item
+    from zarrstream.streaming.frontier import Item
     from zarrstream.streaming.job import Halt, Job
     from zarrstream.streaming.sight import StreamSight
 

@@ -13,7 +13,8 @@ from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
 from zarrstream.streaming.window import WAIT
-from zarrstream.streaming.writing import END, PUBLISH, WritePlan, Writing
+from zarrstream.streaming.write_plan import WritePlan
+from zarrstream.streaming.writing import END, PUBLISH, Writing
 
 if TYPE_CHECKING:
     import asyncio

@@ -3,55 +3,32 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
 from zarrstream.streaming.chunk import Progress, WriteReport
+from zarrstream.streaming.frontier import Item
 from zarrstream.streaming.gather import Gather
-from zarrstream.streaming.items import Item, Piece, parse, pieces_of, whole, whole_chunk
-from zarrstream.streaming.job import Failure, Halt, Job, Overdue
-from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
-from zarrstream.streaming.save import ELIDED, Saver
+from zarrstream.streaming.items import Piece, parse, pieces_of, whole, whole_chunk
+from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
+from zarrstream.streaming.plan import cores, policy_of
+from zarrstream.streaming.save import ELIDED, UNWRITTEN, Saver
 from zarrstream.streaming.window import WAIT
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Iterable
 
-    from zarrstream.streaming.checkpoint import Checkpoint, Writer
+    from zarrstream.streaming.checkpoint import Writer
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.observer import Observer
-    from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
     from zarrstream.streaming.window import Inbox, LoopInbox
+    from zarrstream.streaming.write_plan import WritePlan
 
 PULL: Final = object()  # what the steps yield to have the source's next item sent in
 PUBLISH: Final = object()  # what the steps yield to have `Writing.publish` called, which may take its time
 END: Final = object()  # what is sent in when the source has no more
 _MOST_ERRORS = 100
-
-
-@dataclass(frozen=True)
-class WritePlan:
-    """A write, checked; see `zarrstream.write_stream` for the fields."""
-
-    codec: ArrayCodec
-    limits: Limits
-    checkpoint: Checkpoint | None
-    listener: OnProgress | None
-    filter: Filter | None
-    on_error: OnError
-    progress: OnProgress | None
-    total: int | None
-
-    def __post_init__(self) -> None:
-        check_on_error(self.on_error)
-        check_callables(filter=self.filter, progress=self.progress)
-        if self.codec.array.store.read_only:
-            raise ValueError(
-                f"{self.codec.array.store_path} is read-only: open the array with mode='r+' to write into it"
-            )
 
 
 class Writing:
@@ -104,10 +81,12 @@ class Writing:
         )
         self._gather = Gather(plan.codec.grid, singly=not saver.synchronous, max_bytes=limits.max_bytes)
         self._threads = threads
+        self._workers = threads if saver.synchronous else limits.requests
         self._frontier = observer.frontier()
         self._busy: dict[Index, int] = {}
         self._pieces: dict[Job, list[Piece]] = {}
         self._tainted: set[Index] = set()
+        self._pulled = 0
         self._written = self._skipped = self._nbytes = self._failed = self._rewritten = 0
         self._errors: list[ChunkError] = []
 
@@ -173,6 +152,16 @@ class Writing:
             yield from self._take_in()
         if source_error is not None:
             raise source_error
+        self._check_sum()
+
+    def _check_sum(self) -> None:
+        """Refuse to end as if all were well where a chunk was pulled and nobody was told what became of it."""
+        told = self._written + self._skipped + self._failed
+        if told != self._pulled:
+            raise ChunkWriteError(
+                f"{self._pulled} chunks were pulled from the source, but only {told} were stored, skipped or reported "
+                f"as failed: this is a fault of zarrstream; write them again, and please report it"
+            )
 
     def _accept(self, given: object) -> Generator[Any, Any, None]:
         plan = self._plan
@@ -188,6 +177,7 @@ class Writing:
             pieces = pieces_of(plan.codec, region, data)
         self._frontier.add(item)
         for index, part in pieces:
+            self._pulled += 1
             if self._is_done(index) or (plan.filter is not None and not plan.filter(index)):
                 self._skipped += 1
                 self._frontier.settle((item,))
@@ -215,7 +205,7 @@ class Writing:
 
     def _make_room(self) -> Generator[Any, Any, None]:
         yield from self._flush()
-        if self.window.idle:
+        if self.window.unfinished < self._workers and not self._gather.is_empty:
             for batch in self._gather.oldest():
                 yield from self._send(batch)
         elif not self._gather.has_room(self.window.nbytes):
@@ -227,13 +217,12 @@ class Writing:
             yield WAIT
             yield from self._take_in()
         if objects & self._tainted:
-            for piece in pieces:
-                yield from self._mend(piece, Failure(RuntimeError("an earlier write of it is stuck and may still end")))
+            yield from self._mend(pieces, Failure(RuntimeError("an earlier write of it is stuck and may still end")))
             return
         self._submit(pieces)
 
     def _submit(self, pieces: list[Piece]) -> None:
-        nbytes = sum(piece.data.nbytes for piece in pieces)
+        nbytes = len(pieces) * self._plan.codec.grid.chunk_nbytes
         for obj in {piece.obj for piece in pieces}:
             self._busy[obj] = self._busy.get(obj, 0) + 1
         job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.data for piece in pieces])
@@ -243,29 +232,41 @@ class Writing:
         failures, unwritten = self._acknowledge()
         if self._record is not None and self._record.is_due:
             yield PUBLISH
-        for piece, failure in failures:
-            yield from self._mend(piece, failure)
+        for pieces, failure in failures:
+            yield from self._mend(pieces, failure)
         for pieces in unwritten:
             yield from self._send(pieces)
 
-    def _acknowledge(self) -> tuple[list[tuple[Piece, Failure]], list[list[Piece]]]:
-        """Take in what has ended: record and count what is stored; return what failed, and what was not come to."""
+    def _acknowledge(self) -> tuple[list[tuple[list[Piece], Failure]], list[list[Piece]]]:
+        """Take in what has ended: record and count what is stored; return what failed, and what was not come to.
+
+        Pieces that one request failed for come together.
+        """
         ended = [(job, job.results) for job in self.window.settle()]
         for job, first, last in self.window.overdue():
             late = [Failure(Overdue(job.thread))] * (last - first)
             self._tainted |= {self._plan.codec.grid.object_of(index) for index in job.indices[first:last]}
             job.halt.failed(job)
             ended.append((job, [*job.results[:first], *late]))
-        failures, unwritten = [], []
+        failures: list[tuple[list[Piece], Failure]] = []
+        unwritten: list[list[Piece]] = []
         for job, results in ended:
             pieces = self._pieces.pop(job)
             self.window.release(job)
             self._unlock(pieces)
-            pairs = list(zip(pieces, results, strict=False))
-            failures += [(piece, result) for piece, result in pairs if isinstance(result, Failure)]
-            self._settle([(piece, result) for piece, result in pairs if not isinstance(result, Failure)])
-            if len(results) < len(pieces) and not job.halt.fails_fast:
-                unwritten.append(pieces[len(results) :])
+            stored, again = [], pieces[len(results) :]
+            for piece, result in zip(pieces, results, strict=False):
+                if result is UNWRITTEN:
+                    again.append(piece)
+                elif not isinstance(result, Failure):
+                    stored.append((piece, result))
+                elif failures and failures[-1][1].error is result.error:
+                    failures[-1][0].append(piece)
+                else:
+                    failures.append(([piece], result))
+            self._settle(stored)
+            if again and not job.halt.fails_fast:
+                unwritten.append(again)
         return failures, unwritten
 
     def _settle(self, stored: list[tuple[Piece, Any]]) -> None:
@@ -289,19 +290,22 @@ class Writing:
             if not self._busy[obj]:
                 del self._busy[obj]
 
-    def _mend(self, piece: Piece, failure: Failure) -> Generator[Any, Any, None]:
-        """Apply the error policy to one chunk."""
-        error = self._error(piece.index, failure.error)
-        if self._policy is None:
-            raise error
-        if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
-            yield from self._send([piece])
-            return
-        self._failed += len(piece.items)
-        if len(self._errors) < _MOST_ERRORS:
-            self._errors.append(error)
-        self._frontier.settle(piece.items)
-        self._tell()
+    def _mend(self, pieces: list[Piece], failure: Failure) -> Generator[Any, Any, None]:
+        """Apply the error policy to the chunks that one failure has; a retry writes all that are left of them."""
+        if isinstance(failure.error, NoWorkerError):
+            raise failure.error.told()
+        for position, piece in enumerate(pieces):
+            error = self._error(piece.index, failure.error)
+            if self._policy is None:
+                raise error
+            if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
+                yield from self._send(pieces[position:])
+                return
+            self._failed += len(piece.items)
+            if len(self._errors) < _MOST_ERRORS:
+                self._errors.append(error)
+            self._frontier.settle(piece.items)
+            self._tell()
 
     def _tell(self) -> None:
         if self._listeners:

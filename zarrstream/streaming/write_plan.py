@@ -1,0 +1,35 @@
+"""The arguments of a write, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zarrstream.streaming.plan import check_callables, check_on_error
+
+if TYPE_CHECKING:
+    from zarrstream.streaming.checkpoint import Checkpoint
+    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.plan import Filter, Limits, OnError, OnProgress
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """A write, checked; see `zarrstream.write_stream` for the fields."""
+
+    codec: ArrayCodec
+    limits: Limits
+    checkpoint: Checkpoint | None
+    listener: OnProgress | None
+    filter: Filter | None
+    on_error: OnError
+    progress: OnProgress | None
+    total: int | None
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
+        check_callables(filter=self.filter, progress=self.progress)
+        if self.codec.array.store.read_only:
+            raise ValueError(
+                f"{self.codec.array.store_path} is read-only: open the array with mode='r+' to write into it"
+            )
