@@ -124,7 +124,7 @@ class Row:
 
 ROWS = (
     Row("dict", lambda _: {}, pickles=False),
-    Row("zict-func", _zict_func),
+    Row("zict-func", _zict_func, pickles=False),
     Row("zict-buffer", _zict_buffer, pickles=False),
     Row("shelve", _shelf, pickles=False),
     Row("sqlite", lambda folder: SQLiteMapping(folder / "x.db")),
