@@ -148,6 +148,24 @@ class FaultyMapping(ByteMapping):
     def __delitem__(self, key: str) -> None:
         self._call("delete", key, lambda _: self.inner.__delitem__(key))
 
+    def pop(self, key: str, /, *default: Any) -> Any:  # noqa: ANN401  # ``default`` may be anything
+        """Remove a key and return its value, as one step of ``inner``: a call of ``"get"`` and one of ``"delete"``."""
+        read, removed = self._script.meet("get", key), self._script.meet("delete", key)
+
+        def take() -> bytes:
+            with self._script.noting([removed]):
+                removed.begin()
+                value = read.spoil(bytes(self.inner.pop(key)))
+                removed.fail("lost-acknowledgement")
+                return value
+
+        try:
+            return self._carry_out([read], take, lambda value, _: len(value))
+        except KeyError:
+            if default:
+                return default[0]
+            raise
+
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""
         self._call("delete", key, lambda _: self.inner.discard(key))
@@ -171,7 +189,14 @@ class FaultyMapping(ByteMapping):
 
     def children(self, path: str) -> Iterator[str]:
         """Yield the names one level below ``path``; the listing is read when it begins."""
-        return names_below(path, self.keys_under(level(path)))
+
+        def work(encounter: Encounter) -> list[str]:
+            if encounter.has("stale-listing"):
+                return list(names_below(path, self._keys(level(path), encounter)))
+            self._take_note()
+            return list(self.inner.children(path))
+
+        return iter(self._call("list", level(path), work))
 
     def clear_under(self, path: str) -> None:
         """Remove every key beneath ``path``. See `ByteMapping.clear_under`."""
@@ -191,9 +216,13 @@ class FaultyMapping(ByteMapping):
     def _keys(self, prefix: str, encounter: Encounter) -> list[str]:
         if encounter.has("stale-listing"):
             return [key for key in self._listed or () if key.startswith(prefix)]
+        self._take_note()
+        return list(self.inner.keys_under(prefix))
+
+    def _take_note(self) -> None:
+        """Remember what is there, for listings that will be stale, if there are to be such."""
         if self._listed is not None:
             self._listed = list(self.inner)
-        return list(self.inner.keys_under(prefix))
 
     def _read(self, key: str, work: Callable[[], bytes]) -> bytes:
         return self._call("get", key, lambda encounter: encounter.spoil(bytes(work())), len)

@@ -62,6 +62,11 @@ class FaultyStore(Wrapper):
         """That of the store, where it has one."""
         return getattr(self._store, "place", None)
 
+    @property
+    def durable_on_write(self) -> bool:
+        """Whether a write that returned is published, as the store has it."""
+        return bool(getattr(self._store, "durable_on_write", True))
+
     # -- what tests ask and say ----------------------------------------------------------------------------------------
 
     @property
@@ -175,6 +180,19 @@ class FaultyStore(Wrapper):
 
         for name in await self._call("list", prefix, work):
             yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        async def work(met: Encounter) -> bool:
+            if met.has("stale-listing"):
+                return not any(key.startswith(prefix.rstrip("/") + "/" * bool(prefix)) for key in self._listed or ())
+            return await self._store.is_empty(prefix)
+
+        return await self._call("list", prefix, work)
+
+    def flush(self) -> None:
+        """Publish what is pending in the store, where a write alone does not."""
+        flush: Callable[[], None] = getattr(self._store, "flush", lambda: None)
+        self._call_sync("flush", "", lambda _: flush())
 
     def close(self) -> None:
         """Let what hangs go on, and close the store."""
