@@ -65,11 +65,13 @@ def reserve(path: str, mode: int) -> None:
     Raises
     ------
     OSError
-        There is no room.
+        There is no room, or the path is a link: LMDB would follow it, and write into the file that it leads to.
     """
+    if os.path.islink(path):  # noqa: PTH114  # text, as above
+        raise OSError(errno.ELOOP, "is a link, which is not followed: remove it", path)
     if not hasattr(os, "posix_fallocate") or _length(path):
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), mode)
     try:
         os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
     except OSError as error:
