@@ -175,4 +175,4 @@ def test_credentials_are_in_the_pickle_and_nowhere_else() -> None:
 
 def test_a_place_of_zarr_2_has_its_defaults() -> None:
     mapping = GridFSMapping(host="localhost", layout="zarr-v2")
-    assert mapping.place == "mongodb://localhost:27017/mongodb_zarr/zarr_collection"
+    assert mapping.place == "mongodb://localhost:27017/mongodb_zarr/zarr_collection?layout=zarr-v2"

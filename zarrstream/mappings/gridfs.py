@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -19,6 +20,7 @@ from zarrstream.mappings.sqlite_sql import successor
 if TYPE_CHECKING:
     from collections.abc import Buffer, Iterable, Iterator, Mapping
 
+logger = logging.getLogger("zarrstream")
 Layout: TypeAlias = Literal["gridfs", "zarr-v2"]
 #: What is taken where nothing is said: GridFS's own default, and those of zarr 2's MongoDBStore.
 _BUCKETS = {"gridfs": "fs", "zarr-v2": "zarr_collection"}
@@ -63,7 +65,7 @@ class GridFSMapping(ByteMapping):
     and the power loss of that. Reads go to the primary.
 
     **Atomicity**: on a replica set or a sharded cluster each call is a transaction, `setdefault` and `update_many`
-    included (but `pop` is two), up to 8 MiB and 500 keys; a larger batch is several, and says which were written. A
+    and `pop` included, up to 8 MiB and 500 keys; a larger batch is several, and says which were written. A
     larger value, and any on a server without transactions, is uploaded without a name and then gets its name in one
     step. No reader, also of ranges, sees half a value, or none of two. `clear_under` removes 1024 keys at a time; keys
     are listed in pages: keys written meanwhile may or may not be seen. Which of two versions is newer is counted by the
@@ -111,12 +113,13 @@ class GridFSMapping(ByteMapping):
         self._array_id = _checked_id(array_id)
         self._layout: Layout = layout
         self._bucket = checked_bucket(_BUCKETS[layout] if bucket is None else bucket)
-        self._place = place(where, self._bucket, array_id)
+        self._place = place(where, self._bucket, array_id, layout=layout)
         self._connection = Connection(where, timeout=timeout, place=self._place)
         self._files = (WritableFiles if layout == "gridfs" else Documents)(self._connection, self._bucket)
         self._prefix = level(array_id)
         self._sight = Sight(self._place, self._existing, self._identity)
         self._prepared = False
+        self._hinted = False
 
     @property
     def place(self) -> str:
@@ -191,6 +194,17 @@ class GridFSMapping(ByteMapping):
     def discard(self, key: str) -> None:
         """Remove a key if it is there."""
         self._remove(key)
+
+    def pop(self, key: str, /, *default: Any) -> Any:  # noqa: ANN401  # ``default`` may be anything
+        """Remove a key and return its value; ``default`` where it is absent, if that is given. Atomic."""
+        value = self._files.take(self._name(key))
+        if value is None:
+            self._sight.missed([key])
+            if default:
+                return default[0]
+            raise KeyError(key)
+        self._sight.removed(key)
+        return value
 
     def setdefault(self, key: str, default: Buffer = b"") -> bytes:
         """Write ``default`` unless the key is there, and return what is there then. Atomic."""
@@ -294,7 +308,16 @@ class GridFSMapping(ByteMapping):
 
     def _identity(self) -> str | None:
         """Return what tells the collection from any other one of its name; None where there is none."""
-        return self._connection.identity(self._files.collection)
+        found = self._connection.identity(self._files.collection)
+        if found is None and self._layout == "gridfs" and not self._hinted:
+            self._hinted = True
+            if self._connection.identity(_BUCKETS["zarr-v2"]) is not None:
+                logger.warning(
+                    "%s is empty, and beside it is the collection %r, as zarr 2's MongoDBStore made it: "
+                    "pass layout='zarr-v2' to open that",
+                    *(self._place, _BUCKETS["zarr-v2"]),
+                )
+        return found
 
 
 def _flat(value: Buffer) -> bytes | memoryview:

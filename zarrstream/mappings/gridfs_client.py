@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import pymongo
 from bson import ObjectId
 from bson.errors import BSONError
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from zarrstream.errors import StoreAccessError
+from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreTimeoutError
 from zarrstream.mappings.deadlines import at_most
-from zarrstream.mappings.gridfs_errors import passes, translated
+from zarrstream.mappings.gridfs_errors import UNSURE, is_refused, passes, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ DriverError = PyMongoError
 new_id = ObjectId
 replacement = pymongo.ReplaceOne
 _HASTY = WriteConcern(w=1)
+_GLANCE = 1.0  # seconds within which a server that is there has answered, or refused, mostly
 _LONGEST_SEARCH = 30.0  # seconds that the driver looks for a server, as is its default
 
 
@@ -53,6 +55,7 @@ class _Client:
         self.process = os.getpid()
         self.count = 0
         self._made: pymongo.MongoClient[Document] | None = None
+        self._answered = False
         self._making = threading.Lock()
 
     def get(self, where: Address, options: dict[str, Any]) -> pymongo.MongoClient[Document]:
@@ -64,6 +67,25 @@ class _Client:
                 except (PyMongoError, ValueError, TypeError) as error:
                     raise _OptionError(type(error).__name__) from None
             return self._made
+
+    def greet(self, made: pymongo.MongoClient[Document], seconds: float) -> None:
+        """Wait for the first answer of a server; where all of them refuse connections, for a moment only.
+
+        One that has answered before is waited for, since it may be started again, or another one take its place.
+        """
+        end = time.monotonic() + seconds
+        while not self._answered:
+            try:
+                with pymongo.timeout(_GLANCE):
+                    made.admin.command("ping", read_preference=ReadPreference.NEAREST)
+            except PyMongoError as error:
+                if not error.timeout and not isinstance(error, ServerSelectionTimeoutError):
+                    return  # what comes next will meet it as well
+                servers = made.topology_description.server_descriptions().values()
+                if time.monotonic() >= end or all(is_refused(server.error) for server in servers):
+                    raise
+            else:
+                self._answered = True
 
     def close(self) -> None:
         """End the client and its threads; nobody counts on it any more."""
@@ -172,14 +194,19 @@ class Connection:
         again : bool, optional
             Whether to try once more after a connection was lost. (The driver has done so itself, where it knows how.)
         """
+        seconds = at_most(self.timeout)
+        if seconds is not None and seconds <= 0:  # which the driver takes for "no time-out at all"
+            raise StoreTimeoutError(f"the MongoDB store {self.place} was given no time: raise timeout, or the deadline")
         try:
-            with pymongo.timeout(at_most(self.timeout)), self._borrowed() as shared:
+            with pymongo.timeout(seconds), self._borrowed() as shared:
                 client = shared.get(self.where, self._options)
+                shared.greet(client, _LONGEST_SEARCH if seconds is None else seconds)
                 database: Database = client.get_database(self.where.database, read_preference=ReadPreference.PRIMARY)
                 try:
                     return work(database)
                 except PyMongoError as error:
-                    if not again or not passes(error):
+                    # The driver has sent a commit that was not answered until it was; only the time has ended that.
+                    if not again or not passes(error) or error.has_error_label(UNSURE):
                         raise
                 return work(database)
         except (PyMongoError, BSONError, _OptionError) as error:
@@ -200,13 +227,28 @@ class Connection:
         return self.call(transact)
 
     def identity(self, collection: str) -> str | None:
-        """Return what tells a collection from any other one of its name; None where there is none."""
+        """Return what tells a collection from any other one of its name; None where there is none.
+
+        Raises
+        ------
+        StoreCorruptError
+            It compares names by a collation, to which several keys may be one.
+        """
         which = {"name": collection}
         try:
             found = self.call(lambda database: list(database.list_collections(filter=which)))
         except StoreAccessError:
             return "unknown"  # a user may be allowed to read the files and nothing else
-        return None if not found else str(found[0].get("info", {}).get("uuid", "there"))
+        if not found:
+            return None
+        collation = found[0].get("options", {}).get("collation")
+        if collation is not None:
+            raise StoreCorruptError(
+                f"{self.place} cannot hold keys: the collection {collection!r} was made with a collation (locale "
+                f"{collation.get('locale')!r}), by which different keys may be one and are listed in another order: "
+                f"choose another bucket, or copy the collection into one that has none"
+            )
+        return str(found[0].get("info", {}).get("uuid", "there"))
 
     @contextmanager
     def _borrowed(self) -> Iterator[_Client]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarrstream.errors import PartialWriteError, StoreCorruptError, StoreError
 from zarrstream.mappings.gridfs_client import DriverError, replacement
-from zarrstream.mappings.gridfs_errors import is_duplicate
+from zarrstream.mappings.gridfs_errors import duplicate, is_duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,19 @@ class Documents:
 
     def prepare(self) -> None:
         """Make an index over the keys, unique: zarr 2 had none, and read the whole collection for each key."""
-        self.connection.call(lambda database: self._documents(database).create_index("key", unique=True))
+
+        def prepare(database: Database) -> None:
+            try:
+                self._documents(database).create_index("key", unique=True)
+            except DriverError as error:
+                if not is_duplicate(error):
+                    raise
+                raise StoreCorruptError(
+                    f"{self.connection.place} holds the key {duplicate(error)} in more than one document, as writers "
+                    f"beside each other left it before there was an index: delete all but one of them"
+                ) from error
+
+        self.connection.call(prepare)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """Return the bytes ``start`` to ``stop`` of a value; None where there is none. The whole value is fetched."""
@@ -123,15 +135,17 @@ class Documents:
         """Write a value unless the name is there; return what is there then, None where that is the value."""
         fresh = {"$setOnInsert": {"value": self._checked(name, value)}}
 
-        def insert(database: Database) -> None:
+        def insert(database: Database) -> bool:
             try:
-                self._documents(database).update_one({"key": name}, fresh, upsert=True)
+                return self._documents(database).update_one({"key": name}, fresh, upsert=True).upserted_id is not None
             except DriverError as error:
                 if not is_duplicate(error):
                     raise
+                return False
 
         while True:
-            self.connection.call(insert)
+            if self.connection.call(insert):
+                return None
             found = self.read(name)
             if found is not None:  # None: somebody has removed it meanwhile
                 return found
@@ -144,10 +158,24 @@ class Documents:
             )
         return bytes(value)
 
+    def take(self, name: str) -> bytes | None:
+        """Remove a name and return what was there; None where nothing was."""
+        # Not twice by ourselves: the driver does so where the servers know a second attempt from a first one.
+        found = self.connection.call(
+            lambda database: self._documents(database).find_one_and_delete({"key": name}, {"value": 1}), again=False
+        )
+        return None if found is None else self._value(name, found)
+
     def remove(self, names: list[str]) -> int:
         """Remove some names; return how many there were."""
-        which = {"key": {"$in": names}}
-        return int(self.connection.call(lambda database: self._documents(database).delete_many(which)).deleted_count)
+        if len(names) == 1:
+            which = {"key": names[0]}
+            found = self.connection.call(
+                lambda database: self._documents(database).find_one_and_delete(which, {"_id": 1}), again=False
+            )
+            return int(found is not None)
+        some = {"key": {"$in": names}}
+        return int(self.connection.call(lambda database: self._documents(database).delete_many(some)).deleted_count)
 
     def remove_range(self, low: str, high: str | bytes) -> None:
         """Remove every name from ``low`` to before ``high``."""

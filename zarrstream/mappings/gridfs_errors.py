@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from zarrstream.errors import (
@@ -107,6 +108,8 @@ _CLASSES: tuple[tuple[str, _Entry], ...] = (
     ("ConnectionFailure", _UNREACHABLE),
     ("InvalidBSON", _ODD),
 )
+#: The label of a commit whose outcome is not known.
+UNSURE = "UnknownTransactionCommitResult"
 CONFLICT = 112
 DUPLICATE = 11000
 # Another standing of the same code: nobody may create the index, since a bucket of others has what it forbids.
@@ -131,6 +134,21 @@ def is_duplicate(error: BaseException) -> bool:
     return bool(found := codes(error)) and found <= {DUPLICATE, 65}  # 65: several at once, as the batch says of itself
 
 
+def duplicate(error: BaseException) -> str:
+    """Return what a unique index refused to hold twice, as far as the server says."""
+    details: Any = getattr(error, "details", None)
+    found = details.get("keyValue") if isinstance(details, dict) else None
+    if isinstance(found, dict) and found:
+        return repr(next(iter(found.values()))) if len(found) == 1 else repr(found)
+    return "something"
+
+
+def is_refused(error: BaseException | None) -> bool:
+    """Return whether nothing listens at a server's address, or there is no such address."""
+    text = str(error)
+    return "refused" in text or f"Errno {socket.EAI_NONAME}" in text
+
+
 def passes(error: BaseException) -> bool:
     """Return whether the same call may succeed a moment later, on another connection or member."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -145,6 +163,9 @@ def translated(error: BaseException, place: str, secrets: tuple[str, ...] = ()) 
     text = str(error).partition(", full error:")[0].partition(", Timeout:")[0]
     clean = kind is not StoreOptionError and not any(secret in str(error) for secret in secrets)
     shown = f" ({text})" if clean else f" ({type(error).__name__})"
+    labelled = getattr(error, "has_error_label", None)
+    if labelled is not None and labelled(UNSURE):
+        remedy += ". The change was sent to be committed, and may have taken place or not: read it"
     return kind(f"the MongoDB store {place} {what}{shown}: {remedy}"), clean
 
 

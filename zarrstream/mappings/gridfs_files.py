@@ -45,11 +45,14 @@ class File:
         The content, one-dimensional.
     id : ObjectId
         This version's own: who finds it in the bucket knows that the write took place.
+    named : float or None
+        When its name was asked for, as `time.monotonic` counts; None before.
     """
 
     name: str
     value: bytes | memoryview
     id: Any = field(default_factory=new_id)
+    named: float | None = None
 
     @property
     def piece_size(self) -> int:
@@ -110,21 +113,23 @@ class Files:
             start, stop, _ = wanted.indices(file["length"])
             if start >= stop:
                 return b""
-            content = _joined(file, start, stop, self._pieces(database, file, start, stop))
+            content = joined(file, start, stop, self._pieces(database, file, start, stop))
             if content is not None:
                 return content
             # A writer has replaced the file between the two questions: the next answer is its.
             same = same + 1 if file["_id"] == before else 0
             before = file["_id"]
             if same > 5:  # noqa: PLR2004  # shards of one cluster may be a moment apart
-                raise StoreCorruptError(
-                    f"the file {name!r} in {self.connection.place} lacks pieces: delete or rewrite it"
-                )
+                raise self.lacks_pieces(name)
             if same:
                 time.sleep(0.01 * same)
         raise StoreUnavailableError(
             f"the file {name!r} in {self.connection.place} is replaced faster than it can be read: try again"
         )
+
+    def lacks_pieces(self, name: str) -> StoreCorruptError:
+        """Return the error of a file that is not whole."""
+        return StoreCorruptError(f"the file {name!r} in {self.connection.place} lacks pieces: delete or rewrite it")
 
     def _newest(self, database: Database, name: str) -> Document | None:
         # Without an order: the server would plan and sort each time what is one document nearly always.
@@ -159,7 +164,7 @@ class Files:
             for piece in self.chunks(database).find(wanted, {"_id": 0}).sort(PIECE_INDEX):
                 pieces.setdefault(repr(piece["files_id"]), []).append(piece)  # others' ids may be documents
         values = {
-            name: _joined(file, 0, file["length"], pieces.get(repr(file["_id"]), [])) for name, file in newest.items()
+            name: joined(file, 0, file["length"], pieces.get(repr(file["_id"]), [])) for name, file in newest.items()
         }
         # Those that a writer has replaced meanwhile are asked for anew.
         again = {name: self._read(database, name, slice(None)) for name, value in values.items() if value is None}
@@ -198,7 +203,7 @@ def _order(file: Document) -> tuple[int, Any]:
     return file.get("metadata", {}).get("zarrstream", 0), file["_id"]
 
 
-def _joined(file: Document, start: int, stop: int, pieces: list[Document]) -> bytes | None:
+def joined(file: Document, start: int, stop: int, pieces: list[Document]) -> bytes | None:
     """Return the bytes ``start`` to ``stop`` of a file; None where pieces are missing."""
     size = file["chunkSize"]
     if start >= stop:

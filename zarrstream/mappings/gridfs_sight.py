@@ -102,8 +102,8 @@ class Sight:
         """Return the nodes that are lost, of those that somebody waits for."""
         names = {key: node for node in nodes for key in documents(node)}
         lost = nodes - {names[key] for key in self._existing(list(names))} if nodes else set()
-        if lost or not nodes:
-            self._same_collection()
+        # Always: another collection of this name may hold a node of the same name.
+        self._same_collection()
         return lost
 
     def _same_collection(self) -> None:

@@ -21,9 +21,9 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from zarrstream.mappings.gridfs_client import DriverError
+from zarrstream.mappings.gridfs_client import DriverError, new_id
 from zarrstream.mappings.gridfs_errors import is_duplicate
-from zarrstream.mappings.gridfs_files import NEWEST, UNTIL, VERSION, File, Files
+from zarrstream.mappings.gridfs_files import NEWEST, UNTIL, VERSION, File, Files, joined
 
 if TYPE_CHECKING:
     from zarrstream.mappings.gridfs_client import Database, Document
@@ -51,6 +51,14 @@ class UploadedFiles(Files):
             file = File(file.name, file.value)  # given up by a sweeper, after a halt of minutes: all over again
 
     def _upload(self, database: Database, *, file: File, replace: bool) -> bool | None:
+        if file.named is not None and time.monotonic() - file.named < ALIVE / 2:
+            # The second attempt. Nobody gives up what was announced a moment ago: without its time it had its name,
+            # and another writer has replaced or removed it since, which stays.
+            files = self.files(database)
+            alive = {"_id": file.id, "$or": [{"filename": {"$exists": True}}, {UNTIL: {"$gt": _OVER}}]}
+            if files.find_one(alive, {"_id": 1}) is None:
+                self._bury(database, [file.id])
+                return True
         self._announce(database, file)
         renewed = time.monotonic()
         pieces = file.pieces()
@@ -92,6 +100,7 @@ class UploadedFiles(Files):
             version = old[0].get("metadata", {}).get("zarrstream", 0) + 1 if old else 1
             named = {"$set": {"filename": file.name, "metadata": {"zarrstream": version}}}
             try:
+                file.named = time.monotonic()
                 named["$currentDate"] = {"uploadDate": True}  # type: ignore[dict-item]  # the server's clock
                 if not files.update_one({"_id": file.id, UNTIL: {"$gt": _OVER}}, named).matched_count:
                     if files.find_one({"_id": file.id, "filename": file.name}, {"_id": 1}):
@@ -112,11 +121,49 @@ class UploadedFiles(Files):
             self._bury(database, [other["_id"] for other in found[1:]])
         return replace or not found or bool(found[0]["_id"] == file.id)
 
+    def take_name(self, name: str) -> bytes | None:
+        """Remove a name and return what was there, in one step; None where nothing was."""
+        mine = new_id()  # by which the second attempt knows what the first has taken
+        gone = {"$set": {"metadata": {"zarrstream_until": _OVER, "zarrstream_taken": mine}}, "$unset": {"filename": ""}}
+        tried: list[tuple[Any, bytes]] = []
+        taken: list[Any] = []
+
+        def take(database: Database) -> bytes | None:
+            files = self.files(database)
+            while True:
+                if taken or (
+                    tried and files.find_one({"_id": tried[-1][0], "metadata.zarrstream_taken": mine}, {"_id": 1})
+                ):
+                    break
+                found = list(files.find({"filename": name}, {**_OLD, "length": 1, "chunkSize": 1}).sort(NEWEST))
+                if not found:
+                    return None
+                file = found[0]
+                content = joined(file, 0, file["length"], self._pieces(database, file, 0, file["length"] or 1))
+                if content is None:
+                    if files.find_one({"_id": file["_id"], "filename": name}, {"_id": 1}):
+                        raise self.lacks_pieces(name)
+                    continue  # replaced meanwhile
+                if found[1:]:
+                    self._bury(database, [older["_id"] for older in found[1:]])
+                tried.append((file["_id"], content))
+                if files.update_one({"_id": file["_id"], "filename": name}, gone).matched_count:
+                    break
+            taken.append(mine)
+            id_, value = tried[-1]
+            self._bury(database, [id_])
+            return value
+
+        return self.connection.call(take)
+
     def bury(self, which: Document) -> int:
         """Remove the files that a filter names; return how many names there were."""
+        found: list[Document] = []
 
         def remove(database: Database) -> int:
-            found = list(self.files(database).find(which, {"filename": 1}))
+            # The second attempt removes what the first has found, and nothing that another writer wrote since.
+            if not found:
+                found.extend(self.files(database).find(which, {"filename": 1}))
             if found:
                 self._bury(database, [file["_id"] for file in found])
             return len({file["filename"] for file in found})

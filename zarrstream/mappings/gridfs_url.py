@@ -98,7 +98,12 @@ def _parsed(url: str, database: str | None) -> Address:
     if named and database is not None and database != named:
         raise StoreOptionError(f"the URL names the database {named!r}, and database={database!r} another: which one?")
     name = named or database or ""
-    if not name or len(name.encode(errors="replace")) > 63 or set(name) & set('/\\. "$*<>:|?\0'):  # noqa: PLR2004  # MongoDB's limit
+    if not name:
+        raise StoreOptionError(
+            f"the MongoDB URL names no database: write {_EXAMPLE}, or pass database= (zarr 2's MongoDBStore had "
+            f"'mongodb_zarr', which layout='zarr-v2' takes by default)"
+        )
+    if len(name.encode(errors="replace")) > 63 or set(name) & set('/\\. "$*<>:|?\0'):  # noqa: PLR2004  # MongoDB's limit
         raise StoreOptionError(f"{name!r} names no MongoDB database: write {_EXAMPLE}, or pass database=")
     port = "" if scheme == "mongodb+srv" else ":27017"
     canonical = sorted(host[0].lower() + ("" if host[1] else port) for host in hosts if host)
@@ -122,10 +127,11 @@ def _secrets(user: str, options: str) -> tuple[str, ...]:
 _SECRET_OPTIONS = {"authmechanismproperties", "tlscertificatekeyfilepassword", "sslpemkeypassword", "proxypassword"}
 
 
-def place(where: Address, collection: str, array_id: str) -> str:
+def place(where: Address, collection: str, array_id: str, *, layout: str = "gridfs") -> str:
     """Return the identity of one array's data: servers, database, bucket or collection, and array."""
     parts = [where.hosts, where.database, quote(collection, safe=".-_~")]
-    return "/".join([*parts, array_id] if array_id else parts)
+    named = "/".join([*parts, array_id] if array_id else parts)
+    return named if layout == "gridfs" else f"{named}?layout={layout}"
 
 
 def checked_bucket(bucket: Any) -> str:  # noqa: ANN401  # whatever was passed is checked

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zarrstream.errors import PartialWriteError
+from zarrstream.errors import PartialWriteError, StoreCorruptError
 from zarrstream.mappings.gridfs_client import DriverError
-from zarrstream.mappings.gridfs_errors import is_duplicate
-from zarrstream.mappings.gridfs_files import KEYS_AT_ONCE, MIB, NAME_INDEX, NEWEST, PIECE_INDEX, VERSION_INDEX, File
+from zarrstream.mappings.gridfs_errors import duplicate, is_duplicate
+from zarrstream.mappings.gridfs_files import (
+    KEYS_AT_ONCE,
+    MIB,
+    NAME_INDEX,
+    NEWEST,
+    PIECE_INDEX,
+    VERSION_INDEX,
+    File,
+    joined,
+)
 from zarrstream.mappings.gridfs_staging import UploadedFiles
 
 if TYPE_CHECKING:
@@ -34,8 +43,18 @@ class WritableFiles(UploadedFiles):
     def _prepare(self, database: Database) -> None:
         files, chunks = self.files(database), self.chunks(database)
         files.create_index(NAME_INDEX)
-        files.create_index(VERSION_INDEX, unique=True, partialFilterExpression={VERSION_INDEX[1][0]: {"$exists": True}})
-        chunks.create_index(PIECE_INDEX, unique=True)
+        try:
+            files.create_index(
+                VERSION_INDEX, unique=True, partialFilterExpression={VERSION_INDEX[1][0]: {"$exists": True}}
+            )
+            chunks.create_index(PIECE_INDEX, unique=True)
+        except DriverError as error:
+            if not is_duplicate(error):
+                raise
+            raise StoreCorruptError(
+                f"{self.connection.place} holds {duplicate(error)} more than once, which a bucket of GridFS cannot: "
+                f"delete all but one of them"
+            ) from error
 
     def write(self, values: list[tuple[str, bytes | memoryview]]) -> None:
         """Write many values: all or nothing up to 8 MiB and 500 names.
@@ -65,6 +84,24 @@ class WritableFiles(UploadedFiles):
             found = self.read(name)
             if found is not None:  # None: somebody has removed it meanwhile
                 return found
+
+    def take(self, name: str) -> bytes | None:
+        """Remove a name and return what was there; None where nothing was."""
+        if not self.connection.transacts():
+            return self.take_name(name)
+
+        def take(database: Database, session: Session) -> bytes | None:
+            old = list(self.files(database).find({"filename": name}, _TAKEN, session=session).sort(NEWEST))
+            if not old:
+                return None
+            pieces = self.chunks(database).find({"files_id": old[0]["_id"]}, {"_id": 0}, session=session)
+            content = joined(old[0], 0, old[0]["length"], list(pieces.sort("n", 1)))
+            if content is None:
+                raise self.lacks_pieces(name)
+            self._drop(database, session, [file["_id"] for file in old])
+            return content
+
+        return self._transact(take)
 
     def remove(self, names: list[str]) -> int:
         """Remove all versions of some names; return how many names there were."""
@@ -165,3 +202,4 @@ class WritableFiles(UploadedFiles):
 
 
 _OLD = {"filename": 1, "metadata.zarrstream": 1}
+_TAKEN = {**_OLD, "length": 1, "chunkSize": 1}

@@ -50,7 +50,7 @@ class Settings:
         levels = {"full": "on", "local": "local", "off": "off"}
         return {
             "synchronous_commit": levels[self.durability],
-            "statement_timeout": str(round(1000 * self.timeout)),
+            "statement_timeout": str(max(1, round(1000 * self.timeout))),  # 0 is none at all
             "default_transaction_isolation": "read committed",
             "client_min_messages": "error",
             # Every statement has an index to go by. A plan that was made while the table was small would stay, and a
