@@ -16,9 +16,9 @@ from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreTimeoutError
+from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreError, StoreTimeoutError
 from zarrstream.mappings.deadlines import at_most
-from zarrstream.mappings.gridfs_errors import UNSURE, is_refused, passes, translated
+from zarrstream.mappings.gridfs_errors import UNSURE, foreign, is_refused, passes, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,12 @@ class _Client:
             if self._made is None:
                 try:
                     self._made = pymongo.MongoClient(where.url, **options)
-                except (PyMongoError, ValueError, TypeError) as error:
+                except (
+                    PyMongoError,
+                    ValueError,
+                    TypeError,
+                    OSError,
+                ) as error:  # a certificate's file is not there, say
                     raise _OptionError(type(error).__name__) from None
             return self._made
 
@@ -212,6 +217,10 @@ class Connection:
         except (PyMongoError, BSONError, _OptionError) as error:
             raised, shown = translated(error, self.place, self.where.secrets)
             raise raised from (error if shown else None)
+        except StoreError:
+            raise
+        except (OSError, LookupError) as error:  # neither of them may look like an absent key
+            raise foreign(error, self.place) from error
 
     def hasty(self, collection: Collection) -> Collection:
         """Return a collection for steps that a later write makes safe, being behind them in the same journal."""

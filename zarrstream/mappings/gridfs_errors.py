@@ -169,6 +169,19 @@ def translated(error: BaseException, place: str, secrets: tuple[str, ...] = ()) 
     return kind(f"the MongoDB store {place} {what}{shown}: {remedy}"), clean
 
 
+def foreign(error: OSError | LookupError, place: str) -> StoreError:
+    """Return our error for one of Python's own: of a document without a field, or of the driver's surroundings."""
+    if isinstance(error, LookupError):
+        return StoreCorruptError(
+            f"the MongoDB store {place} holds a document that is none of GridFS or zarr 2 (it lacks {error}): "
+            f"delete or rewrite it"
+        )
+    return StoreUnavailableError(
+        f"the MongoDB store {place} cannot be reached ({type(error).__name__}: {error}): see the error that this one "
+        f"was raised from"
+    )
+
+
 def _entry(error: BaseException) -> _Entry:
     for code in sorted(codes(error) & _CODES.keys()):
         return _CODES[code]

@@ -172,8 +172,12 @@ class Files:
 
     def size(self, name: str) -> int | None:
         """Return a file's length in bytes; None where there is no such file."""
-        file = self.connection.call(lambda database: self._newest(database, name))
-        return None if file is None else int(file["length"])
+
+        def size(database: Database) -> int | None:
+            file = self._newest(database, name)
+            return None if file is None else int(file["length"])
+
+        return self.connection.call(size)
 
     def existing(self, names: list[str]) -> set[str]:
         """Return those names that are there."""

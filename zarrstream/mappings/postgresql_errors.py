@@ -161,6 +161,14 @@ def unsure(error: Exception) -> Exception:
     return kind(f"{error}. The change was sent to be committed, and may have taken place or not: read it")
 
 
+def foreign(error: OSError | LookupError, place: str) -> StoreError:
+    """Return our error for one of Python's own, from the driver's surroundings."""
+    return StoreUnavailableError(
+        f"the PostgreSQL database of {place} cannot be reached ({type(error).__name__}: {error}): see the error that "
+        f"this one was raised from"
+    )
+
+
 def too_large(what: str, place: str) -> Exception:
     """Return the error of a value that no message to the server can hold."""
     kind, says, remedy = _TABLE["54000"]

@@ -12,7 +12,7 @@ from zarrstream.errors import StoreError
 from zarrstream.mappings import postgresql_sql as sql
 from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.postgresql_driver import Connection, Database, Error, Overdue
-from zarrstream.mappings.postgresql_errors import NO_TABLE, code, is_conflict, passes, translated, unsure
+from zarrstream.mappings.postgresql_errors import NO_TABLE, code, foreign, is_conflict, passes, translated, unsure
 from zarrstream.mappings.postgresql_pool import Pool
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ class Session:
                     raise translated(error, self.place) from error
                 if passing:
                     self.pool.drain()
+            except StoreError:
+                raise
+            except (OSError, LookupError) as error:  # neither of them may look like an absent key
+                raise foreign(error, self.place) from error
             else:
                 self.connected = True
                 return result

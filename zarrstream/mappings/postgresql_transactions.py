@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from zarrstream.errors import StoreError, StoreOptionError, StoreUnavailableError, TransactionConflictError
 from zarrstream.mappings import postgresql_sql as sql
 from zarrstream.mappings.postgresql_driver import Connection, Error
-from zarrstream.mappings.postgresql_errors import gone, is_lost, said, translated
+from zarrstream.mappings.postgresql_errors import foreign, gone, is_lost, said, translated
 from zarrstream.mappings.postgresql_rows import PostgreSQLRows
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class Bound:
                 return work(self._connection)
             except Error as error:
                 self.failure = translated(error, self.session.place)
+                raise self.failure from error
+            except (OSError, LookupError) as error:  # neither of them may look like an absent key
+                self.failure = foreign(error, self.session.place)
                 raise self.failure from error
 
     change = call
