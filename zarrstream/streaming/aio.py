@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, cast
 
 from zarrstream.streaming import read, slices
@@ -21,7 +22,7 @@ from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.reading import Skipped
 from zarrstream.streaming.window import WAIT
-from zarrstream.streaming.write import plan_of
+from zarrstream.streaming.write import ended, plan_of
 from zarrstream.streaming.writing import END, PUBLISH, Writing
 
 if TYPE_CHECKING:
@@ -197,7 +198,11 @@ async def write_stream(
     plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
     loop = asyncio.get_running_loop() if lives_here(array) else zarr_loop()
     with observer_of(plan.codec, "write") as observer, observer.inside():
-        return await _write(plan, observer, loop, _awaited(source))
+        items = _awaited(source)
+        try:
+            return await _write(plan, observer, loop, items)
+        finally:
+            await items.aclose()
 
 
 async def _write(
@@ -206,7 +211,9 @@ async def _write(
     record = None
     await await_on(loop, plan.codec.store_repaired_document())
     if plan.checkpoint is not None:
-        record = plan.checkpoint.open(plan.codec, await await_on(loop, stored_objects(plan.codec)))
+        there = await await_on(loop, stored_objects(plan.codec))
+        # In a thread: to read a record of a million chunks, and to compare it with a listing, takes seconds.
+        record = await asyncio.to_thread(plan.checkpoint.open, plan.codec, there)
     inbox = observer.loop_inbox()
     try:
         work = Writing(plan, observer, inbox, loop, record)
@@ -241,11 +248,18 @@ async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> N
             item = Failure(error)
 
 
-async def _awaited(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _awaited(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     if isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
+        given = aiter(source)
+        try:
+            async for item in given:
+                yield item
+        finally:
+            if isasyncgen(given):
+                await given.aclose()
     else:
-        for item in source:
-            yield item
-            await asyncio.sleep(0)  # a source that never waits leaves the loop to others now and then
+        items = iter(source)
+        with ended(items):
+            for item in items:
+                yield item
+                await asyncio.sleep(0)  # a source that never waits leaves the loop to others now and then

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from zarrstream.errors import UnalignedChunkError
-from zarrstream.streaming.chunk import Chunk, Index, Region, show_region
+from zarrstream.streaming.chunk import Chunk, Index, Region, Slice, show_region
 from zarrstream.streaming.grid import odometer
+from zarrstream.streaming.plan import is_whole
 from zarrstream.streaming.turns import SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -58,20 +59,41 @@ def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:
     UnalignedChunkError
         If the region cuts through a chunk.
     """
-    if isinstance(given, Chunk):
-        region, data = _region(codec, given.region), given.data
-    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], tuple):  # noqa: PLR2004  # a pair
-        where, data = given
-        if all(isinstance(part, slice) for part in where) and (where or not codec.grid.shape):
-            region = _region(codec, where)
-        else:
-            region = codec.grid.region_of(_index(codec, where))
+    where, data = _pair(given)
+    if all(isinstance(part, slice) for part in where) and (where or not codec.grid.shape):
+        region = _region(codec, where)
     else:
-        raise TypeError(
-            f"a source yields Chunk, (index, data) or (region, data), not {type(given).__name__}: an index is a tuple "
-            "of ints in the target's chunk grid, a region a tuple of slices"
-        )
+        region = codec.grid.region_of(_index(codec, where))
     return region, _fitting(codec, region, data)
+
+
+def _pair(given: Any) -> tuple[tuple[Any, ...], Any]:
+    """Return where an item's data belong, as a tuple of ints or of slices, and the data."""
+    if isinstance(given, (Chunk, Slice)):
+        return given.region, given.data
+    if not isinstance(given, (tuple, list)) or len(given) != 2:  # noqa: PLR2004  # a pair
+        raise TypeError(f"a source yields {_ITEMS}, not {_kind(given)}")
+    where, data = given
+    if isinstance(where, slice) or (is_whole(where) and not isinstance(where, np.ndarray)):
+        return (where,), data  # an array of one dimension
+    if isinstance(where, (list, np.ndarray)):
+        where = tuple(where)
+    if not isinstance(where, tuple) or any(isinstance(part, (bool, np.bool_)) for part in where):
+        raise TypeError(f"a source yields {_ITEMS}; the first of a pair is {where!r}, of {_kind(where)}")
+    return where, data
+
+
+_ITEMS = (
+    "a Chunk, a Slice, (index, data) or (region, data), where an index is a tuple of ints in the target's chunk grid, "
+    "such as (0, 3), and a region a tuple of slices, such as numpy.s_[0:10, 0:20]"
+)
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return (
+        kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+    )
 
 
 def whole_chunk(codec: ArrayCodec, given: Any) -> tuple[Index, NDArray] | None:
@@ -125,8 +147,7 @@ def _region(codec: ArrayCodec, given: Region) -> Region:
         raise ValueError(f"region {given!r} has {len(given)} slices, but the target has {len(grid.shape)} dimensions")
     region = []
     for part, size, step in zip(given, grid.shape, grid.chunks, strict=True):
-        first = 0 if part.start is None else part.start
-        last = size if part.stop is None else part.stop
+        first, last = (_from_start(at, size, whole) for at, whole in ((part.start, 0), (part.stop, size)))
         if part.step not in (None, 1) or not 0 <= first < last <= size:
             raise ValueError(f"region {show_region(given)} is not a part of the target's shape {grid.shape}")
         if first % step or (last % step and last != size):
@@ -138,24 +159,71 @@ def _region(codec: ArrayCodec, given: Region) -> Region:
     return tuple(region)
 
 
-def _fitting(codec: ArrayCodec, region: Region, given: object) -> NDArray:
-    data = np.asarray(given)
+def _from_start(at: Any, size: int, default: int) -> int:
+    """Return the position of one end of a slice; a negative one counts from the end of the axis."""
+    position = default if at is None else int(at)
+    return position + size if position < 0 else position
+
+
+def _fitting(codec: ArrayCodec, region: Region, given: Any) -> NDArray:
+    data = _plain(codec, region, given)
     shape = tuple(part.stop - part.start for part in region)
     if data.shape != shape:
         raise ValueError(f"data for region {show_region(region)} must have shape {shape}, not {data.shape}")
     if not _same_kind(data.dtype, codec.dtype):
         raise TypeError(
             f"data for region {show_region(region)} are {data.dtype}, but the target holds {codec.dtype}: "
-            f"convert them with .astype({str(codec.dtype)!r}) where that is what you mean"
+            f"{_conversion(codec)}"
         )
+    if data.dtype.names is not None or (data.dtype.kind == "S" and codec.dtype.kind in "OT"):
+        return data.astype(codec.dtype, copy=False)  # padding and the order of bytes aside they are the same
     return data
 
 
+#: The attributes by which the CF conventions say that stored numbers stand for others.
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+def _conversion(codec: ArrayCodec) -> str:
+    """Return what to do about data of another type. To cast values into a packed array would store nonsense."""
+    packing = [name for name in _PACKING if name in codec.array.attrs]
+    if packing:
+        return (
+            f"its attributes ({', '.join(packing)}) say that it is packed by the CF conventions, and streams take and "
+            f"give stored values. Pack the data as xarray does (xarray.conventions.encode_cf_variable), or write them "
+            f"with Dataset.to_zarr"
+        )
+    wanted = "the array's own dtype" if codec.dtype.names else repr(str(codec.dtype))
+    return f"convert them with .astype({wanted}) where that is what you mean"
+
+
+def _plain(codec: ArrayCodec, region: Region, given: Any) -> NDArray:
+    """Return given data as a plain array: nothing that goes beyond one is dropped without a word."""
+    given = getattr(given, "data", given) if type(given).__module__.startswith("xarray.") else given
+    if isinstance(given, np.ma.MaskedArray):
+        if not np.ma.is_masked(given):
+            return np.asarray(given.data)
+        fill = codec.metadata.fill_value
+        if fill is None:
+            raise TypeError(
+                f"data for region {show_region(region)} are masked, and the array has no fill value to stand for what "
+                f"is masked: pass data.filled(value)"
+            )
+        return np.asarray(given.filled(fill))
+    if hasattr(given, "magnitude") and hasattr(given, "units"):
+        raise TypeError(
+            f"data for region {show_region(region)} have units ({given.units}), which the array would lose: "
+            f"pass .magnitude, in the units that the array's attributes name"
+        )
+    return np.asarray(given)
+
+
 def _same_kind(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    strings = "OTU"
-    if wanted.kind in "OT" and given.kind in strings:
+    if wanted.kind in "OT" and given.kind in "OTUS":
         return True
-    return given.newbyteorder("=") == wanted.newbyteorder("=")
+    if wanted.names is not None or given.names is not None:
+        return given.names == wanted.names and all(_same_kind(given[name], wanted[name]) for name in wanted.names or ())
+    return given.kind not in "OT" and given.newbyteorder("=") == wanted.newbyteorder("=")
 
 
 def _copy(data: NDArray) -> NDArray:

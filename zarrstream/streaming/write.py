@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing, nullcontext
+from inspect import isgenerator
 from typing import TYPE_CHECKING, Any
 
 from zarrstream.streaming.checkpoint import Checkpoint
@@ -19,6 +21,7 @@ from zarrstream.streaming.writing import END, PUBLISH, Writing
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from zarrstream.streaming.checkpoint import Writer
     from zarrstream.streaming.chunk import WriteReport
@@ -107,8 +110,14 @@ def write_stream(
     plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
     loop = zarr_loop()
     refuse_own_loop(loop)
-    with observer_of(plan.codec, "write") as observer, observer.inside():
-        return _write(plan, observer, loop, iter(source))
+    items = iter(source)
+    with ended(items), observer_of(plan.codec, "write") as observer, observer.inside():
+        return _write(plan, observer, loop, items)
+
+
+def ended(items: Iterator[Any]) -> AbstractContextManager[Any]:
+    """Have a generator end with the pass: after an error its ``finally`` runs before the caller hears of it."""
+    return closing(items) if isgenerator(items) else nullcontext()
 
 
 def _write(plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop, source: Iterator[Any]) -> WriteReport:
@@ -159,7 +168,10 @@ def plan_of(
     on_error: OnError,
     progress: OnProgress | None,
 ) -> WritePlan:
-    """Check what `write_stream` was given."""
+    """Check the arguments of `write_stream`."""
+    _check_source(source)
+    if isinstance(checkpoint, type):
+        raise TypeError(f"checkpoint is the class {checkpoint.__name__} itself: write {checkpoint.__name__}(path)")
     listener: OnProgress | None = None
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         if isinstance(checkpoint, (str, os.PathLike)):
@@ -178,8 +190,17 @@ def plan_of(
     )
 
 
+def _check_source(source: Any) -> None:
+    if hasattr(source, "__iter__") or hasattr(source, "__aiter__") or hasattr(source, "__getitem__"):
+        return
+    if callable(source):
+        name = getattr(source, "__name__", "source")
+        raise TypeError(f"a source is an iterable of chunks, and {name} is a function: call it: {name}()")
+    raise TypeError(f"a source is an iterable of chunks, not {type(source).__name__}")
+
+
 def _total(source: Any) -> int | None:
     try:
         return len(source)
-    except TypeError:
+    except Exception:  # noqa: BLE001  # it has no length, or cannot tell it yet: progress goes without a total
         return None
