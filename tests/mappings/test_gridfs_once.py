@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -296,3 +298,22 @@ def test_a_collection_of_zarr_2_is_hinted_at(
             with pytest.raises(FileNotFoundError):
                 zarr.open_group(MappingStore(mapping), mode="r")
     assert caplog.text.count("pass layout='zarr-v2'") == 1
+
+
+def test_what_garbage_closes_touches_no_variable_of_the_context(
+    mongod: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected at any moment, in the midst of setting such a variable, too."""
+    from zarrstream.mappings import gridfs_client
+    from zarrstream.mappings.gridfs import GridFSMapping
+
+    mark: ContextVar[str] = ContextVar("mark", default="none")
+    seen: list[str] = []
+    close = gridfs_client._Client.close
+    monkeypatch.setattr(gridfs_client._Client, "close", lambda self: (seen.append(mark.get()), close(self))[1])
+    mark.set("the caller's")
+    dropped = GridFSMapping(fresh_url(mongod))
+    assert list(dropped) == []
+    del dropped
+    gc.collect()
+    assert seen == ["none"]

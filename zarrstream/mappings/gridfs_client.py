@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pymongo
@@ -140,7 +141,9 @@ def _leave(client: _Client) -> None:
         if last:
             _clients.pop(client.key, None)
     if last:
-        client.close()
+        # In a context of its own: the driver sets variables of the context, and where a mapping becomes garbage while
+        # Python 3.11 sets one (it collects as it allocates), that one would be lost: the time-out of a call, say.
+        Context().run(client.close)
 
 
 class _Share:

@@ -53,6 +53,10 @@ class Settings:
             "statement_timeout": str(max(1, round(1000 * self.timeout))),  # 0 is none at all
             "default_transaction_isolation": "read committed",
             "client_min_messages": "error",
+            # The server notices a client that vanished without a word, whose transaction may hold a row.
+            "tcp_keepalives_idle": "10",
+            "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "3",
             # Every statement has an index to go by. A plan that was made while the table was small would stay, and a
             # transaction that reads a whole table is in conflict with everybody.
             "enable_seqscan": "off",
