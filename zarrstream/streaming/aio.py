@@ -72,6 +72,9 @@ class AsyncStream(Generic[Item]):
     def __repr__(self) -> str:
         return repr(self._stream).replace("<", "<asynchronous ", 1)
 
+    def __reduce__(self) -> Never:
+        raise TypeError("a stream does not pickle: send the array, and make the stream where it is used")
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -87,7 +90,7 @@ class AsyncStream(Generic[Item]):
 
 
 class Items(AsyncIterator[Item]):
-    """One pass of an `AsyncStream`.
+    """One pass of an `AsyncStream`. Tasks may share it: each item goes to one of them.
 
     Parameters
     ----------
@@ -105,7 +108,11 @@ class Items(AsyncIterator[Item]):
         while True:
             item = await self._pass.next()
             if self._plan.progress is not None:
-                self._plan.progress(self._tally.add(item))
+                try:
+                    self._plan.progress(self._tally.add(item))
+                except BaseException as error:
+                    await self._pass.end(error)
+                    raise
             if type(item) is not Skipped:
                 return cast("Item", item)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 _names = count()
+#: Seconds without work after which a thread goes: an iterator that lies idle keeps none. (Where another thread takes a
+#: job at the very moment that one's time is over, Python 3.11's queue lets it wait on: it goes with its stream then.)
+LINGER = 0.2
 
 
 Stage: TypeAlias = "Callable[[Job, Callable[[], None]], Awaitable[None]]"
@@ -75,6 +78,7 @@ class Crew:
         self._lock = threading.Lock()
         self._dismissed = False
         self._threads: list[threading.Thread] = []
+        self._hired = count()
         self._serving = 0  # those that are not stuck
         self._awaited = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them but weakly
@@ -85,7 +89,7 @@ class Crew:
     @property
     def busy(self) -> bool:
         """Whether a thread or task is still there."""
-        return not self._quiet.is_set() or any(thread.is_alive() for thread in self._threads)
+        return not self._quiet.is_set() or any(thread.is_alive() for thread in list(self._threads))
 
     def start(self, job: Job) -> None:
         """Send a job through the stages."""
@@ -128,7 +132,7 @@ class Crew:
         """Wait at most so long until all are gone."""
         deadline = time.monotonic() + seconds
         self._quiet.wait(seconds)
-        for thread in self._threads:
+        for thread in list(self._threads):
             if thread.ident is None:  # it could not be started
                 continue
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -150,8 +154,8 @@ class Crew:
 
     def _hire(self) -> RuntimeError | None:
         """Start one more thread; return why there is none, as in a container that has used up its threads."""
-        name = f"{self._name}-{len(self._threads)}"
-        target = (self._context.copy().run, _serve, self._queue, self._line.work, self._leave)
+        name = f"{self._name}-{next(self._hired)}"
+        target = (self._context.copy().run, _serve, self._queue, self._line.work, self._leave, self._retire)
         thread = threading.Thread(target=target[0], args=target[1:], name=name, daemon=True)
         self._threads.append(thread)  # before it starts: an interrupt in between leaves none that nobody sends home
         try:
@@ -161,6 +165,15 @@ class Crew:
             return error
         self._serving += 1
         return None
+
+    def _retire(self) -> bool:
+        """Let the calling thread go, which found no work; False where some has come since."""
+        with self._lock:  # jobs are put under it, too: none is put for a thread that has gone
+            if not self._queue.empty():
+                return False
+            self._threads.remove(threading.current_thread())
+            self._serving -= 1
+            return True
 
     def _stranded(self) -> list[Job]:
         """Take the jobs that no thread is left for."""
@@ -229,10 +242,23 @@ class Crew:
                 self._quiet.set()
 
 
-def _serve(queue: SimpleQueue[Job | None], work: Callable[[Job], None], leave: Callable[[Job], None]) -> None:
-    """What a worker thread does until it is sent home, or until it finds that it had been given up."""
+def _serve(
+    queue: SimpleQueue[Job | None],
+    work: Callable[[Job], None],
+    leave: Callable[[Job], None],
+    retire: Callable[[], bool],
+) -> None:
+    """What a worker thread does until it is sent home, has had no work for a while, or finds that it was given up."""
     name = threading.current_thread().name
-    while (job := queue.get()) is not None:
+    while True:
+        try:
+            job = queue.get(timeout=LINGER)
+        except Empty:
+            if retire():
+                return
+            continue
+        if job is None:
+            return
         job.thread = name
         try:
             if not job.halted:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 
 _FORKED = "this iterator began before a fork, and its threads stayed in the parent: begin anew"
+_CANCELLED = (
+    "this iterator ended when a call for its next item was cancelled, as asyncio.wait_for does: it is not at its end. "
+    "Begin anew, and wait with asyncio.wait({task}, timeout=…), which cancels nothing"
+)
 
 
 class Pass(Protocol):
@@ -36,7 +40,21 @@ class Pass(Protocol):
 Begin: TypeAlias = Callable[[Observer, Inbox | LoopInbox, asyncio.AbstractEventLoop], Pass]
 
 
-def in_thread(plan: ReadPlan, begin: Begin) -> Generator[Any, None, None]:
+class Ending:
+    """Ends a pass that runs in a thread, from within (a callback of it) or from another thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.inbox: Inbox | None = None
+
+    def ask(self) -> None:
+        """Have the pass end at its next step, and not wait for that."""
+        self.asked = True
+        if (inbox := self.inbox) is not None:
+            inbox.wake()
+
+
+def in_thread(plan: ReadPlan, begin: Begin, ending: Ending) -> Generator[Any, None, None]:
     """Run a pass, blocking the calling thread where it has to wait."""
     loop = zarr_loop()
     refuse_own_loop(loop)
@@ -44,10 +62,12 @@ def in_thread(plan: ReadPlan, begin: Begin) -> Generator[Any, None, None]:
     with observer_of(plan.codec, plan.kind) as observer:
         with observer.inside():
             present = None if plan.include_missing else run_on(loop, stored_objects(plan.codec))
-            inbox = observer.inbox()
+            ending.inbox = inbox = observer.inbox()
             work = begin(observer, inbox, loop)
         try:
             for item in work.steps(present):
+                if ending.asked:
+                    return
                 if item is WAIT:
                     inbox.wait(work.window.patience())
                     continue
@@ -78,6 +98,8 @@ class OnLoop:
         self._observer = UNWATCHED
         self._work: Pass | None = None
         self._steps: Generator[Any, None, None] | None = None
+        self._turn = asyncio.Lock()  # tasks that share the pass take its items in turn
+        self._cancelled = False
 
     async def next(self) -> Any:
         """Return the next item.
@@ -86,29 +108,34 @@ class OnLoop:
         ------
         StopAsyncIteration
             After the last.
+        RuntimeError
+            After a call of it was cancelled: the pass did not come to its end.
         """
         if os.getpid() != self._process:
             raise RuntimeError(_FORKED)
-        try:
-            steps = self._steps or await self._start()
-            while True:
-                item = next(steps, _END)
-                if item is _END:
-                    break
-                if item is not WAIT:
-                    return item
-                await self._wait()
-        except BaseException as error:
-            await self._end(error)
-            raise
-        await self._end(None)
-        raise StopAsyncIteration
+        async with self._turn:
+            if self._cancelled:
+                raise RuntimeError(_CANCELLED)
+            try:
+                if self._steps is None:
+                    await self._start()
+                while (item := next(self._steps or iter_nothing(), _END)) is WAIT:
+                    await self._wait()
+            except BaseException as error:
+                self._cancelled = isinstance(error, asyncio.CancelledError)
+                await self.end(error)
+                raise
+            if item is _END:
+                await self.end(None)
+                raise StopAsyncIteration
+            return item
 
     async def close(self) -> None:
         """End the pass; a second time does nothing."""
-        await self._end(GeneratorExit())
+        await self.end(GeneratorExit())
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def end(self, error: BaseException | None) -> None:
+        """End the pass because of an error, or None where it has come to its end."""
         work, self._work = self._work, None
         observer, self._observer = self._observer, UNWATCHED
         self._steps = iter_nothing()
@@ -116,6 +143,8 @@ class OnLoop:
             return
         try:
             if work is not None:
+                if isinstance(work.window.inbox, LoopInbox):
+                    work.window.inbox.wake()  # a task that waits for an item finds that there are no more
                 await work.window.aclose()
         finally:
             observer.end(error)
@@ -125,14 +154,15 @@ class OnLoop:
             self._work.window.stop()
             self._observer.end(GeneratorExit())
 
-    async def _start(self) -> Generator[Any, None, None]:
+    async def _start(self) -> None:
         loop = asyncio.get_running_loop() if self._awaited else zarr_loop()
         self._observer = observer_of(self._plan.codec, self._plan.kind)
         with self._observer.inside():
             present = None if self._plan.include_missing else await await_on(loop, stored_objects(self._plan.codec))
+            if self._steps is not None:  # closed meanwhile by another task
+                return
             self._work = self._begin(self._observer, self._observer.loop_inbox(), loop)
         self._steps = self._work.steps(present)
-        return self._steps
 
     async def _wait(self) -> None:
         work = self._work

@@ -130,8 +130,12 @@ def check_callable(name: str, value: object) -> None:
     TypeError
         If it is one of these.
     """
-    if not callable(value) or inspect.iscoroutinefunction(value):
+    if not callable(value) or any(map(_is_awaited, (value, type(value).__call__))):
         raise TypeError(f"{name} must be a plain callable, not {value!r}: it is called between two chunks")
+
+
+def _is_awaited(value: object) -> bool:
+    return inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
 
 
 def check_callables(**callables: Any) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar
 
 from zarrstream.streaming.chunk import Chunk, Progress, show_region
 from zarrstream.streaming.codec import AnyArray, ArrayCodec
-from zarrstream.streaming.faces import Begin, in_thread
+from zarrstream.streaming.faces import Begin, Ending, in_thread
 from zarrstream.streaming.grid import normalize_region
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.reading import ReadPlan, Skipped
@@ -25,7 +25,7 @@ class Stream(ABC, Generic[Item]):
     """What both kinds of streams share: every ``iter()`` starts anew, and all of them can be ended at once."""
 
     def __init__(self) -> None:
-        self._open: weakref.WeakSet[Generator[Item, None, None]] = weakref.WeakSet()
+        self._open: weakref.WeakKeyDictionary[Generator[Item, None, None], Ending] = weakref.WeakKeyDictionary()
 
     @abstractmethod
     def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
@@ -35,18 +35,21 @@ class Stream(ABC, Generic[Item]):
     def _count(self) -> int | None:
         """How many items will come, where that is known beforehand."""
 
-    def _items(self) -> Generator[Item, None, None]:
+    def _items(self, ending: Ending) -> Generator[Item, None, None]:
         plan, begin, tally = self.beginning()
-        with closing(in_thread(plan, begin)) as items:
+        with closing(in_thread(plan, begin, ending)) as items:
             for item in items:
                 if plan.progress is not None:
                     plan.progress(tally.add(item))
+                    if ending.asked:
+                        return
                 if type(item) is not Skipped:
                     yield item
 
     def __iter__(self) -> Iterator[Item]:
-        items = self._items()
-        self._open.add(items)
+        ending = Ending()
+        items = self._items(ending)
+        self._open[items] = ending
         return items
 
     def __len__(self) -> int:
@@ -68,9 +71,21 @@ class Stream(ABC, Generic[Item]):
         self.close()
 
     def close(self) -> None:
-        """End every iterator of this stream."""
-        for items in list(self._open):
-            items.close()
+        """End every iterator of this stream.
+
+        One that is running, because this is called from its ``progress`` or ``filter`` or from another thread, ends at
+        its next step.
+        """
+        for items, ending in list(self._open.items()):
+            ending.ask()
+            try:
+                items.close()
+            except ValueError as error:
+                if "already executing" not in str(error):
+                    raise
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a stream does not pickle: send the array, and make the stream where it is used")
 
 
 class ChunkStream(Stream[Chunk]):

@@ -224,8 +224,21 @@ class Reading:
                     todo.append(([job.indices[position], *_blamed(job, position, result)], result))
                     break
             else:
+                self._check_sum(job, len(results))
                 todo.extend((after, 0) if isinstance(after, Job) else after for after in reversed(job.after))
                 self.window.release(job)
+
+    def _check_sum(self, job: Job, found: int) -> None:
+        """Refuse to go on as if all were well where a chunk was neither delivered nor told of."""
+        found += sum(len(after.indices if isinstance(after, Job) else after[0]) for after in job.after)
+        if found != len(job.indices) and not self._is_failing:
+            index = job.indices[0]
+            raise ChunkReadError(
+                f"of {len(job.indices)} chunks from {index} on only {found} were read or reported: this is a fault of "
+                "zarrstream; read them again, and please report it",
+                index=index,
+                key=self._plan.codec.key(self._plan.codec.grid.object_of(index)),
+            )
 
     def _mend(self, todo: list[_Part], indices: list[Index], failure: Failure) -> Generator[Any, None, None]:
         """Apply the error policy to the first of the chunks that one failure has; a retry reads all of them."""

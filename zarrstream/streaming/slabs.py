@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from zarrstream.streaming.chunk import Region
+    from zarrstream.streaming.chunk import Index, Region
     from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.presence import Presence
     from zarrstream.streaming.window import Inbox, LoopInbox
@@ -145,15 +145,21 @@ class Band:
     def __init__(self, plan: SlicePlan, number: int) -> None:
         self._plan = plan
         self.region = plan.part_of(number)
-        self.waiting = plan.read.codec.grid.count(self.region)
+        self._count = plan.read.codec.grid.count(self.region)
+        self._come: set[Index] = set()
         self.users = sum(1 for _ in plan.slices_in(number))
-        self._alone = self.waiting == 1
+        self._alone = self._count == 1
         self._data: npt.NDArray[Any] | None = None
         self._lost: list[slice] = []
 
+    @property
+    def waiting(self) -> int:
+        """How many chunks have not come; one that came twice has come once."""
+        return self._count - len(self._come)
+
     def place(self, chunk: Chunk) -> None:
         """Take a chunk in; a band of one chunk is that chunk."""
-        self.waiting -= 1
+        self._come.add(chunk.index)
         if self._alone:
             self._data = chunk.data
             return
@@ -162,9 +168,9 @@ class Band:
             self._data = np.empty(shape, dtype=chunk.data.dtype)
         self._data[self._inside(chunk.region)] = chunk.data
 
-    def lose(self, region: Region) -> None:
+    def lose(self, index: Index, region: Region) -> None:
         """Note a chunk that was given up: no slice that crosses it will come."""
-        self.waiting -= 1
+        self._come.add(index)
         self._lost.append(region[self._plan.axis])
 
     def has_lost(self, rows: slice) -> bool:
@@ -215,7 +221,7 @@ class SliceReading:
             if isinstance(item, Chunk):
                 band.place(item)
             else:
-                band.lose(grid.region_of(item.index))
+                band.lose(item.index, grid.region_of(item.index))
             del item  # a slice may be held for long, the chunk behind it need not
             if not band.waiting:
                 yield from self._complete(number)

@@ -29,12 +29,16 @@ class Inbox:
     """Where finished jobs arrive for a consumer in a thread."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Job] = SimpleQueue()
-        self._arrived: deque[Job] = deque()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._arrived: deque[Job | None] = deque()
 
     def put(self, job: Job) -> None:
         """Hand over a finished job, from any thread."""
         self._queue.put(job)
+
+    def wake(self) -> None:
+        """Have whoever waits look up, from any thread."""
+        self._queue.put(None)
 
     def take(self) -> Job | None:
         """Return a finished job, or None at once."""
@@ -64,6 +68,10 @@ class LoopInbox:
         self._arrived.append(job)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._event.set)
+
+    def wake(self) -> None:
+        """Have whoever waits look up; on the loop."""
+        self._event.set()
 
     def take(self) -> Job | None:
         """Return a finished job, or None at once."""
