@@ -212,7 +212,7 @@ def test_what_was_fetched_before_a_change_is_not_kept_after_it(
 def test_what_is_read_in_the_midst_of_a_change_is_not_kept(cache: ChunkCache, slow: FaultyStore) -> None:
     asyncio.run(slow.set("c/0", buffer(b"old")))
     store = CachedStore(slow, cache)
-    with cache.changing(store._place, "c/0"):
+    with cache.changing(store._place, f"{store._prefix}c/0"):
         assert get(store, "c/0") == b"old"
         assert get(store, "c/0") == b"old"
     assert slow.count("get", "c/0") == 2

@@ -8,13 +8,18 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
+from tests.gridfs_buckets import fresh_url
 from tests.values import PROTOTYPE, buffer, content, get
 from zarrstream import MappingStore, open_store
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.stores.cache_places import place_and_prefix
 from zarrstream.stores.cached import CachedStore
 from zarrstream.stores.chunk_cache import ChunkCache
+from zarrstream.stores.faulty import FaultyStore
+from zarrstream.stores.remote import RemoteStore
+from zarrstream.stores.remote_places import RemotePlace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,3 +97,60 @@ def test_a_cached_store_has_what_its_store_has(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         store.no_such_thing  # noqa: B018  # asked for its absence
     store.close()
+
+
+def _pair(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """Two names of one place: that of the whole, and that of what is beneath ``t`` in it."""
+    if kind == "folder":
+        return LocalStore(tmp_path), LocalStore(tmp_path / "t")
+    if kind == "memory":
+        store = MemoryStore()
+        return store, FaultyStore(store)
+    server = request.getfixturevalue("mongod")
+    url = fresh_url(server)
+    array = {"mongodb": "e/t", "localhost": "e"}[kind]
+    other = url.replace("127.0.0.1", "localhost") if kind == "localhost" else url
+    return open_store(url, array_id="e"), open_store(other, array_id=array)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "memory", *(pytest.param(name, marks=pytest.mark.server) for name in ("mongodb", "localhost"))],
+)
+def test_a_change_through_one_name_of_a_place_is_seen_through_another(
+    tmp_path: Path, cache: ChunkCache, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """A part of it and the whole, another spelling of its host, a wrapper: a chunk is one entry of the cache."""
+    whole, part = (CachedStore(store, cache) for store in _pair(tmp_path, kind, request))
+    key, same = ("t/c/0", "c/0") if kind in {"folder", "mongodb"} else ("c/0", "c/0")
+    for number, (writer, name) in enumerate([(whole, key), (part, same)] * 2):
+        asyncio.run(writer.set(name, buffer(b"%d" % number)))
+        assert get(whole, key) == get(part, same) == b"%d" % number
+    assert len(list(cache.mapping.keys_under("v/"))) == 1
+    asyncio.run(part.delete_dir("c"))
+    assert get(whole, key) is None
+    for store in (whole, part):
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9000/", True),
+        ("http://127.0.0.1:9000", "http://LOCALHOST:9000", True),
+        ("https://store.example.org", "https://store.example.org:443/", True),
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9001", False),
+        ("http://a.example.org/one", "http://a.example.org/two", False),
+        ("http://a.example.org", "https://a.example.org", False),
+    ],
+)
+def test_an_endpoint_has_one_name(one: str, other: str, same: bool) -> None:
+    """However it is written; and two of them are never one."""
+    places = set()
+    for endpoint in (one, other):
+        for prefix in ("p", "p/t"):
+            store = RemoteStore(RemotePlace("s3", "bucket", prefix, "s3fs", endpoint))
+            place, begins = place_and_prefix(store)
+            assert begins == f"{prefix}/"
+            places.add(place)
+    assert (len(places) == 1) is same

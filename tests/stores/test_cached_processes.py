@@ -37,10 +37,10 @@ def test_a_writer_that_was_killed_leaves_nothing_stale_and_the_cache_in_use(
     """Killed between the change and its end: what was read meanwhile is forgotten, and later reads are kept again."""
     asyncio.run(slow.set("c/0", buffer(b"1")))
     store = CachedStore(slow, cache)
-    place = store._place
+    place, key = store._place, f"{store._prefix}c/0"
 
     def die() -> None:
-        change = ChunkCache(cache.mapping, max_bytes=1 << 20).changing(place, "c/0")
+        change = ChunkCache(cache.mapping, max_bytes=1 << 20).changing(place, key)
         change.__enter__()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -126,6 +126,11 @@ class GridFSMapping(ByteMapping):
         """Servers, database, bucket and array: ``mongodb://host:27017/database/bucket/array_id``."""
         return self._place
 
+    @property
+    def whole_place(self) -> tuple[str, str]:
+        """The place of the whole bucket, and what the names of this array's files begin with."""
+        return place(self._connection.where, self._bucket, "", layout=self._layout), self._prefix
+
     def __repr__(self) -> str:
         layout = "" if self._layout == "gridfs" else f", layout={self._layout!r}"
         return f"{type(self).__name__}({self._place!r}{layout})"

@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore
 
 from zarrstream import telemetry
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.nodes import METADATA_KEYS
+from zarrstream.stores.cache_places import place_and_prefix
 from zarrstream.stores.flights import Flights
 from zarrstream.stores.values import bounds, content
 from zarrstream.stores.wrapper import Wrapper
@@ -56,7 +55,7 @@ class CachedStore(Wrapper):
     such. Equal misses of one moment are one request per process. A cache that fails is done without.
 
     **Threads, event loops**: any number. **Processes, pickling**: as the store and the cache's mapping. A store
-    without a place of its own (`zarr.storage.MemoryStore`) has its part of the cache to itself.
+    without a place of its own (`zarr.storage.MemoryStore`) has its part of the cache to itself, while it lives.
     """
 
     def __init__(self, store: Store, cache: ChunkCache) -> None:
@@ -64,7 +63,7 @@ class CachedStore(Wrapper):
         if getattr(store, "place", None) == cache.mapping.place:
             raise StoreOptionError(f"{cache.mapping.place} cannot be its own cache: name another place")
         self.cache = cache
-        self._place, self._prefix = _where(store)
+        self._place, self._prefix = place_and_prefix(store)
 
     @property
     def place(self) -> str | None:
@@ -295,13 +294,3 @@ async def _to_its_end(function: Callable[..., object], *arguments: object) -> No
 
 def _is_metadata(key: str) -> bool:
     return key.rpartition("/")[2] in METADATA_KEYS
-
-
-def _where(store: Store) -> tuple[str, str]:
-    """Return what tells a store's chunks from those of any other one in the same cache, and what its keys begin with.
-
-    A folder and one beneath it are one place, in which a chunk has one name.
-    """
-    if isinstance(store, LocalStore):
-        return "file://", f"{store.root.resolve().as_posix().strip('/')}/"
-    return str(getattr(store, "place", None) or uuid.uuid4()), ""
