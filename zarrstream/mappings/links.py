@@ -37,19 +37,25 @@ class Link(Generic[C]):
         None until the first use, and again after `close`.
     identity : tuple of int
         What was at the path when the connection was made: the back end compares it with what is there now.
+    log : tuple of int
+        What was beside the path when the connection was made, where a back end keeps a log there.
+    calls : int
+        How many calls of the thread are under way: more than one where a signal handler calls in the midst of one.
     writable : bool
         Whether the connection has been prepared for writing.
     trusted_until : float
         Until when, by ``time.monotonic``, the back end may read from the connection without a look at the path.
     """
 
-    __slots__ = ("__weakref__", "connection", "identity", "lock", "trusted_until", "writable")
+    __slots__ = ("__weakref__", "calls", "connection", "identity", "lock", "log", "trusted_until", "writable")
 
     def __init__(self) -> None:
         # Re-entrant: a signal handler may fork or close in the midst of a call of its own thread.
         self.lock = threading.RLock()
         self.connection: C | None = None
         self.identity: tuple[int, ...] = ()
+        self.log: tuple[int, ...] = ()
+        self.calls = 0
         self.writable = False
         self.trusted_until = 0.0
 

@@ -129,6 +129,8 @@ class SQLiteMapping(ByteMapping):
         value = self._file.call(lambda connection: _read_range(connection, key, slice(start, stop)))
         if value is None:
             raise KeyError(key)
+        if isinstance(value, str):
+            raise self._no_blob(key, value)
         return value
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -146,6 +148,7 @@ class SQLiteMapping(ByteMapping):
         row = self._file.call(lambda connection: connection.execute(sql.FIND, (key,)).fetchone())
         if row is None:
             raise KeyError(key)
+        self._check_type(key, row[2])
         return row[1] or 0
 
     def size_many(self, keys: Iterable[str]) -> dict[str, int]:
@@ -254,14 +257,23 @@ class SQLiteMapping(ByteMapping):
     def _delete(self, statement: str, parameters: tuple[object, ...]) -> int:
         return self._file.call(lambda connection: connection.execute(statement, parameters).rowcount, write=True) or 0
 
+    def _check_type(self, key: str, kind: str) -> None:
+        if kind not in _BLOBS:
+            raise self._no_blob(key, kind)
+
+    def _no_blob(self, key: str, kind: str) -> StoreCorruptError:
+        return StoreCorruptError(f"{key!r} in {self._file.path!r} is a {kind}, not a BLOB: delete or rewrite it")
+
     def _value(self, key: str, value: object) -> bytes:
         if type(value) is bytes:
             return value
         if value is None:  # as zarr v2 stored some empty values
             return b""
-        raise StoreCorruptError(
-            f"{key!r} in {self._file.path!r} is a {type(value).__name__}, not a BLOB: delete or rewrite it"
-        )
+        raise self._no_blob(key, type(value).__name__)
+
+
+#: SQLite's types of values that are bytes; zarr 2 stored some empty values as NULL.
+_BLOBS = frozenset({"blob", "null"})
 
 
 def _is_seconds(value: object) -> bool:
@@ -277,12 +289,14 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.realpath(name)
 
 
-def _read_range(connection: Connection, key: str, wanted: slice) -> bytes | None:
+def _read_range(connection: Connection, key: str, wanted: slice) -> bytes | str | None:
     # One read transaction around both: a row id that was found before it may be another key's by the time of the read.
     with transaction(connection, "DEFERRED"):
         row = connection.execute(sql.FIND, (key,)).fetchone()
         if row is None:
             return None
+        if row[2] not in _BLOBS:
+            return str(row[2])  # what it is instead
         start, stop, _ = wanted.indices(row[1] or 0)
         if start >= stop:
             return b""

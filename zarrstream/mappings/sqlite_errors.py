@@ -70,7 +70,7 @@ def translated(error: Exception, path: str) -> Exception:
         entry = _CORRUPT
     else:
         entry = _TABLE.get(primary, _UNKNOWN)
-    kind, what, remedy = entry
+    kind, what, remedy = _read_only(path) if entry is _READ_ONLY else entry
     return kind(f"the SQLite database {path!r} {what} ({error}): {remedy}")
 
 
@@ -86,6 +86,22 @@ def unopenable(path: str) -> _Entry:
     if unreadable or not os.access(folder, os.W_OK | os.X_OK):
         return _READ_ONLY
     return _UNREACHABLE
+
+
+def _read_only(path: str) -> _Entry:
+    """Return the table's entry for a file that may not be written, and name what else of it may not."""
+    sides = [f"'{path}{suffix}'" for suffix in ("-wal", "-shm") if not _may_write(path + suffix)]
+    if not sides:
+        return _READ_ONLY
+    remedy = (
+        f"{' and '.join(sides)} beside it may not be written: SQLite made it for whoever read the file first. Make it "
+        f"writable, too, or have that user close the store"
+    )
+    return StoreAccessError, _READ_ONLY[1], remedy
+
+
+def _may_write(path: str) -> bool:
+    return not os.path.exists(path) or os.access(path, os.W_OK)  # noqa: PTH110  # as above
 
 
 def _name(error: Exception) -> str:

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import threading
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,7 +16,8 @@ from zarrstream.errors import StoreCorruptError, StoreUnavailableError
 from zarrstream.mappings import sqlite_sql as sql
 from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.links import Link, ThreadLinks
-from zarrstream.mappings.sqlite_errors import passes, translated, unopenable
+from zarrstream.mappings.sqlite_errors import passes, translated
+from zarrstream.mappings.sqlite_identity import Identity, identity_of, log_of, remove_stale_log, version_of, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Durability = Literal["full", "normal", "off"]
+#: Length of the identity of a file; one that is read without its locks has its time and size besides.
+_FILE_ONLY = 2
+#: Bytes from which on a log is begun anew, and the writes after which its size is looked at.
+_LOG_BYTES = 64 << 20
+_TRIMMED_AFTER = 64
 #: For how long a value may be read from what is open before the path is looked at again.
 _TRUSTED_SECONDS = 0.01
 
@@ -30,8 +37,9 @@ _TRUSTED_SECONDS = 0.01
 @contextmanager
 def transaction(connection: Connection, kind: str) -> Iterator[None]:
     """Hold one transaction, ``"IMMEDIATE"`` to write or ``"DEFERRED"`` to read; an error rolls it back."""
-    connection.execute(f"BEGIN {kind}")
+    begin = f"BEGIN {kind}"
     try:
+        connection.execute(begin)  # in here: a signal handler may raise as it returns
         yield
         connection.execute("COMMIT")
     except BaseException:
@@ -61,8 +69,11 @@ class SQLiteFile:
         self.busy_timeout = busy_timeout
         self.seen = seen
         self._links: ThreadLinks[Connection] = ThreadLinks()
-        # Threads of one process take turns here: SQLite's own waiting is a sleep, and wakes late.
-        self._turn = threading.Lock()
+        # Threads of one process take turns here: SQLite's own waiting is a sleep, and wakes late. A lock that knows its
+        # owner: after an interrupt nobody else can say whether it was taken.
+        self._turn = threading.RLock()
+        self._writes = count(1)
+        watch(path, self._links)
 
     def close(self) -> None:
         """Close the connections of all threads, and forget what was seen."""
@@ -88,28 +99,62 @@ class SQLiteFile:
 
         While SQLite is busy it tries again, for as long as ``busy_timeout``; its other errors become ours at once.
         """
-        patience = at_most(self.busy_timeout)
-        deadline = monotonic() + patience
         link = self._links.get()
         with link.lock:
-            if write:
-                self._take_turn()
             try:
-                while True:
-                    try:
-                        connection = self._connection(link, create)
-                        if connection is None:
-                            return None
-                        if patience < self.busy_timeout:
-                            return _within(patience, connection, work, self.busy_timeout)
-                        return work(connection)
-                    except (sqlite3.Error, OverflowError) as error:
-                        if not passes(error) or monotonic() >= deadline:
-                            raise translated(error, self.path) from error
-                    sleep(random.uniform(0.001, 0.010))  # noqa: S311  # so that equals part; no secret
-            finally:
+                link.calls += 1
                 if write:
-                    self._turn.release()
+                    self._take_turn()
+                result = self._insist(link, work, create)
+                if write and not next(self._writes) % _TRIMMED_AFTER:
+                    self._trim(link)
+                return result
+            finally:
+                link.calls -= 1
+                if write:
+                    try:  # noqa: SIM105  # an interrupt could come between the calls that `suppress` makes
+                        self._turn.release()
+                    except RuntimeError:  # it was not taken: in vain, or because of an interrupt
+                        pass
+
+    def _insist(self, link: Link[Connection], work: Callable[[Connection], T], create: bool) -> T | None:  # noqa: FBT001  # inner loop
+        """Run ``work``, again and again while SQLite is busy."""
+        patience = at_most(self.busy_timeout)
+        deadline = monotonic() + patience
+        while True:
+            try:
+                connection = self._connection(link, create)
+                if connection is None:
+                    return None
+                if connection.in_transaction and link.calls == 1:
+                    connection.execute("ROLLBACK")  # an interrupted call left it open
+                if patience < self.busy_timeout:
+                    result = _within(patience, connection, work, self.busy_timeout)
+                else:
+                    result = work(connection)
+            except (sqlite3.Error, OverflowError) as error:
+                if _is_read_only(error) and link.calls == 1:
+                    link.close()  # SQLite opened it so; perhaps it may be written by now
+                if not passes(error) or monotonic() >= deadline:
+                    raise translated(error, self.path) from error
+            else:
+                if len(link.identity) <= _FILE_ONLY or version_of(self.path) == link.identity:
+                    return result
+                link.close()  # somebody began to write to the file that was read without its locks
+            sleep(random.uniform(0.001, 0.010))  # noqa: S311  # so that equals part; no secret
+
+    def _trim(self, link: Link[Connection]) -> None:
+        """Begin the log anew where it has grown large beside readers that never pause all at once."""
+        connection = link.connection
+        try:
+            if connection is not None and os.path.getsize(f"{self.path}-wal") > _LOG_BYTES:  # noqa: PTH202  # as above
+                connection.execute("PRAGMA busy_timeout = 50")  # it is housekeeping: another time is as good
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * self.busy_timeout)}")
+        except (OSError, sqlite3.Error):
+            return  # no log, or one that is in use: what was written is written all the same
 
     def _is_same_file(self, link: Link[Connection]) -> bool:
         """Return whether the link's connection leads to the file at the path, and trust it then."""
@@ -132,6 +177,8 @@ class SQLiteFile:
         if connection is not None and there == link.identity and (link.writable or not create):
             return connection
         if connection is None or there is None or not self._is_same(link, there):
+            if there is not None:
+                remove_stale_log(self.path, there)  # before the connection that proves whose it is is closed
             link.close()
             if there is None and seen:
                 raise StoreUnavailableError(
@@ -144,47 +191,31 @@ class SQLiteFile:
         if create and link.connection is not None and not link.writable:
             _prepare(link.connection, self.durability)
             link.writable = self.seen = True
-            link.identity = self._there() or ()
+            link.identity, link.log = self._there() or (), log_of(self.path)
         return link.connection
 
-    def _there(self) -> tuple[int, ...] | None:
-        """Return what tells the file at the path from any other one; None where there is none."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  # at each call: pathlib takes three times as long
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            kind, what, remedy = unopenable(self.path)
-            raise kind(f"the SQLite database {self.path!r} {what} ({error}): {remedy}") from error
-        return found.st_dev, found.st_ino
-
-    def _version(self) -> tuple[int, ...]:
-        """Return what tells the file from what it was before a change; empty where a log is, or no file."""
-        if os.path.exists(f"{self.path}-wal"):  # noqa: PTH110  # as above
-            return ()
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  # as above
-        except OSError:
-            return ()
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    def _there(self) -> Identity | None:
+        return identity_of(self.path)
 
     def _is_same(self, link: Link[Connection], there: tuple[int, ...]) -> bool:
-        return bool(link.identity) and link.identity in {there, self._version()}
+        return bool(link.identity) and link.identity in {there, version_of(self.path)}
 
     def _connect(self, link: Link[Connection], *, create: bool, seen: bool) -> None:
         identity = self._there() or ()
         try:
             connection = self._open("mode=rwc" if create else "mode=rw", create=create)
-        except sqlite3.OperationalError:
-            # A file in WAL mode needs a log, which a folder that we may not write to cannot get. If there is none,
-            # then nobody writes, and the file alone is the database: it is read as it is, until it changes.
-            version = self._version()
-            if create or not version or os.access(Path(self.path).parent, os.W_OK):
+        except sqlite3.OperationalError as error:
+            # A file in WAL mode needs a log, which a folder that we may not write to cannot get. If there is none, nor
+            # the journal of a writer, then nobody writes, and the file alone is the database: it is read as it is,
+            # until it changes. Any other error, that it is locked above all, says that somebody does write.
+            version = version_of(self.path)
+            needs_log = error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+            if create or not version or not needs_log or os.access(Path(self.path).parent, os.W_OK):
                 raise
             connection, identity = self._open("mode=ro&immutable=1", create=False), version
         if connection is not None:
             link.keep(connection)
-            link.identity = identity
+            link.identity, link.log = identity, log_of(self.path)
             self.seen |= not create  # where the table may yet have to be made, it was not looked for
         elif seen:
             raise StoreUnavailableError(f"the table 'zarr' of the SQLite database {self.path!r} is gone: restore it")
@@ -210,26 +241,33 @@ class SQLiteFile:
     def _has_table(self, connection: Connection) -> bool:
         columns = {name: key for _, name, _, _, _, key in connection.execute("PRAGMA table_info(zarr)")}
         (encoding,) = connection.execute("PRAGMA encoding").fetchone()
-        if columns and (columns.get("k") != 1 or "v" not in columns or encoding != "UTF-8"):
+        orders = {order for *_, order, _ in connection.execute("PRAGMA index_xinfo(sqlite_autoindex_zarr_1)")}
+        if columns and (columns.get("k") != 1 or "v" not in columns or encoding != "UTF-8" or orders - {"BINARY"}):
             raise StoreCorruptError(
                 f"the table 'zarr' of the SQLite database {self.path!r} is not zarr's (k TEXT PRIMARY KEY, v BLOB, in "
-                f"UTF-8): write to another file"
+                f"UTF-8, with the collation BINARY): write to another file"
             )
         return bool(columns)
 
 
 def _within(seconds: float, connection: Connection, work: Callable[[Connection], T], usual: float) -> T:
     """Run ``work`` with less patience than usual, since whoever calls has less."""
-    connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+    back = f"PRAGMA busy_timeout = {round(1000 * usual)}"
     try:
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
         return work(connection)
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {round(1000 * usual)}")
+        connection.execute(back)
+
+
+def _is_read_only(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def _prepare(connection: Connection, durability: Durability) -> None:
     """Make the table and the log, where they are not there yet."""
     connection.execute(f"PRAGMA page_size = {sql.PAGE_SIZE}")  # heeded by a new file only
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")  # of the log that is left when all is in the file
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal" and durability == "normal":
         # Without a log (there are file systems that have none), this is what keeps the file whole in a power loss.

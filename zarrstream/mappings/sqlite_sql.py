@@ -10,7 +10,7 @@ PAGE_SIZE = 8192
 PUT = "INSERT INTO zarr(k, v) VALUES(?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
 PUT_NEW = "INSERT INTO zarr(k, v) VALUES(?, ?) ON CONFLICT(k) DO NOTHING"
 GET = "SELECT v FROM zarr WHERE k = ?"
-FIND = "SELECT rowid, length(v) FROM zarr WHERE k = ?"
+FIND = "SELECT rowid, length(v), typeof(v) FROM zarr WHERE k = ?"
 DELETE = "DELETE FROM zarr WHERE k = ?"
 DELETE_RANGE = "DELETE FROM zarr WHERE k >= ? AND k < ?"
 HAS = "SELECT 1 FROM zarr WHERE k = ?"
