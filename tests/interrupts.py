@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dis
+import inspect
 import linecache
 import sys
 from functools import cache
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import CodeType, FrameType
+    from types import FrameType
 
 #: After which instructions CPython, 3.11 to 3.13, looks whether a signal has come.
-_LOOKS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"})
+_LOOKS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME"})
+#: The one at which it looks, which it does not always count to the block in which it stands: an exception then passes a
+#: `finally` or the exit of a `with` by.
+_BACKWARD = "JUMP_BACKWARD"
 
 
 class Interruption(BaseException):
@@ -62,7 +67,8 @@ def _interrupted(work: Callable[[], Any], place: int, within: str) -> BaseExcept
             frame.f_trace_opcodes = True
         elif event == "opcode":
             last, before[frame] = before.get(frame), _instructions(frame.f_code)[frame.f_lasti]
-            if last in _LOOKS and "os.open(" not in linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0):
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0)
+            if (last in _LOOKS or before[frame] == _BACKWARD) and "os.open(" not in line:
                 passed += 1
                 if passed == place:
                     raise Interruption(f"{frame.f_code.co_filename}:{frame.f_lineno}")
@@ -91,6 +97,30 @@ def _in_finalizer(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def uncovered_loops(code: CodeType) -> Iterator[str]:
+    """Yield where a loop goes round from a condition within a block, and CPython takes the jump for outside of it.
+
+    An exception of a signal handler that comes there passes by what the block gives back: the exit of a `with`, a
+    `finally`, an `except`. The remedy is a function of its own for the loop: what comes out of a call is covered.
+    """
+    entries: Any = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]  # typeshed does not have it
+
+    found = _instructions(code)
+
+    def covered(offset: int) -> bool:
+        target = next((entry.target for entry in entries if entry.start <= offset < entry.end), None)
+        # A comprehension's own handler gives back nothing but its variable; what is around it may.
+        return target is not None and (found[target] == "PUSH_EXC_INFO" or covered(target))
+
+    # All of a generator is covered, by what turns its StopIteration into an error: nothing can be told of one.
+    for jump in dis.get_instructions(code) if not code.co_flags & inspect.CO_GENERATOR else ():
+        if jump.opname == _BACKWARD and covered(jump.argval) and not covered(jump.offset):
+            yield f"{code.co_qualname}, line {jump.positions.lineno if jump.positions else '?'}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from uncovered_loops(constant)
 
 
 @cache

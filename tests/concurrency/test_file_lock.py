@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import multiprocessing
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.interrupts import interruptions
+from tests.interrupts import interruptions, uncovered_loops
 from zarrstream.concurrency.file_lock import FileLock, fcntl
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -126,3 +126,26 @@ def test_a_second_name_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="second name"):
         FileLock(str(tmp_path / "lock")).acquire()
     assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "name", ["concurrency.file_lock", "mappings.foreign", "mappings.zip_archive", "mappings.zip_lock"]
+)
+def test_no_loop_goes_round_within_a_block_that_gives_a_lock_back(name: str) -> None:
+    """CPython takes some of these jumps for outside of the block: a Ctrl-C then leaves the lock taken."""
+    file = importlib.import_module(f"zarrstream.{name}").__file__
+    assert file is not None
+    code = compile(Path(file).read_text(encoding="utf-8"), file, "exec")
+    assert list(uncovered_loops(code)) == []
+
+
+def test_such_loops_are_found() -> None:
+    """Where this Python has them, 3.12 and later: the check itself can tell."""
+    source = """
+def put(lock, items):
+    with lock:
+        for item in items:
+            if item is None:
+                del item
+"""
+    assert bool(list(uncovered_loops(compile(source, "example", "exec")))) == (sys.version_info >= (3, 12))

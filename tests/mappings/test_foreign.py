@@ -20,6 +20,7 @@ from tests.optional import require
 from tests.processes import in_child
 from zarrstream import MappingStore
 from zarrstream.errors import PartialWriteError, StoreError, StoreOptionError, StoreUnavailableError
+from zarrstream.mappings.foreign import ForeignMapping
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,3 +209,45 @@ def test_repr_shows_neither_content_nor_credentials() -> None:
     assert repr(store) == "MappingStore(ForeignMapping(<builtins.dict>), read_only=True)"
     assert str(store).startswith("mapping://")
     assert store.place is None
+
+
+LOST = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+VERBS: dict[str, Any] = {
+    "[]": lambda mapping: mapping["k"],
+    "read": lambda mapping: mapping.read("k", 1),
+    "get": lambda mapping: mapping.get("k"),
+    "read_many": lambda mapping: mapping.read_many(["k"]),
+    "size": lambda mapping: mapping.size("k"),
+    "size_many": lambda mapping: mapping.size_many(["k"]),
+    "set": lambda mapping: mapping.__setitem__("k", b"1"),
+    "setdefault": lambda mapping: mapping.setdefault("k", b"1"),
+    "update": lambda mapping: mapping.update({"k": b"1"}),
+    "del": lambda mapping: mapping.__delitem__("k"),
+    "discard": lambda mapping: mapping.discard("k"),
+    "pop": lambda mapping: mapping.pop("k", None),
+    "popitem": lambda mapping: mapping.popitem(),
+    "in": lambda mapping: "k" in mapping,
+    "iter": list,
+    "len": len,
+    "bool": bool,
+    "children": lambda mapping: list(mapping.children("")),
+    "clear": lambda mapping: mapping.clear(),
+    "clear_under": lambda mapping: mapping.clear_under("k"),
+    "flush": lambda mapping: mapping.flush(),
+}
+
+
+@pytest.mark.parametrize("error", LOST)
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_of_a_lost_mapping_says_absent(verb: str, error: type[OSError]) -> None:
+    """zarr would answer with fill values; so would every layer that catches what "absent" is."""
+
+    def lost(*_: Any) -> Any:
+        raise error("it is gone")
+
+    methods = ("getitem", "setitem", "delitem", "contains", "iter", "len", "bool")
+    names = (*(f"__{name}__" for name in methods), "get", "pop", "setdefault", "update", "clear", "popitem", "sync")
+    kind: Any = type("Lost", (MutableMapping,), dict.fromkeys(names, lost))
+    mapping = ForeignMapping(kind())
+    with pytest.raises(StoreUnavailableError, match="lost its place"):
+        VERBS[verb](mapping)

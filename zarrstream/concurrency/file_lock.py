@@ -102,11 +102,13 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back; nothing happens where it is not held."""
         # Not held from here on: an exception of a signal handler may come after the file is gone and before the end.
+        # No function of Python is called before that, within which one could come.
         held, self._held = self._held, False
         try:
             if held and self._remove:
-                with suppress(FileNotFoundError):
-                    os.unlink(self.path)  # noqa: PTH108  # while it is locked: afterwards it may be another's
+                os.unlink(self.path)  # noqa: PTH108  # while it is locked: afterwards it may be another's
+        except FileNotFoundError:
+            pass
         finally:
             self._close()
 
@@ -131,8 +133,10 @@ class FileLock:
         if (descriptor := self._descriptor) is not None:
             # Said explicitly: a process that is being forked at this moment has the descriptor, too.
             if fcntl is not None:
-                with suppress(OSError):  # a file system without locks, where none was taken
+                try:  # noqa: SIM105  # no function of Python in between, within which an exception could come
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
+                except OSError:
+                    pass  # a file system without locks, where none was taken
             # Forgotten no earlier: whatever a signal handler raises above, the next call closes it.
             self._descriptor = None
             os.close(descriptor)

@@ -96,18 +96,23 @@ class View:
     def put(self, changes: dict[str, zipfile.ZipInfo | None]) -> None:
         """Note what was written, and None for what was deleted. The caller holds the archive's lock."""
         with self._whole:
-            replaced = [self.pending.get(key) for key in changes]
-            if any((self.find(key) is None) != (info is None) for key, info in changes.items()):
-                self._names = None
-            # All of them in one step of the interpreter: no reader sees half of a batch, and no exception of a signal
-            # handler leaves half of it. What follows changes nothing that can be seen.
-            self.pending.update(changes)
-            for key in changes:
-                if self.pending[key] is None and key not in self.base.entries:
-                    del self.pending[key]
-            if self.spill is not None:
-                for info in replaced:
-                    self.spill.forget(info)
+            self._put(changes)
+
+    def _put(self, changes: dict[str, zipfile.ZipInfo | None]) -> None:
+        # A function of its own: CPython 3.12 and 3.13 leave a `with` without its exit where an exception of a signal
+        # handler comes as a loop in it goes round from a condition.
+        replaced = [self.pending.get(key) for key in changes]
+        if any((self.find(key) is None) != (info is None) for key, info in changes.items()):
+            self._names = None
+        # All of them in one step of the interpreter: no reader sees half of a batch, and no exception of a signal
+        # handler leaves half of it. What follows changes nothing that can be seen.
+        self.pending.update(changes)
+        for key in changes:
+            if self.pending[key] is None and key not in self.base.entries:
+                del self.pending[key]
+        if self.spill is not None:
+            for info in replaced:
+                self.spill.forget(info)
 
     def _value(self, info: zipfile.ZipInfo, start: int = 0, stop: int | None = None) -> bytes:
         # An entry is of one file or of the other, whatever is written to `pending` meanwhile.
@@ -224,6 +229,9 @@ class Archive:
             if self._at_exit is not None:
                 self._at_exit.cancel()
                 self._at_exit = None
+            if self._writer.held:
+                with suppress(StoreError):  # an interrupted call may have left it; it is empty, and the next one's
+                    remove(f"{self._beside}spill", self.path)
             self._writer.release()
 
     def close(self) -> None:
@@ -336,10 +344,14 @@ def _after_fork_in_child() -> None:
 def _publish_all() -> None:
     """Publish and close what is still there when the interpreter ends."""
     for archive in list(_archives.values()):
-        try:
-            archive.close()
-        except StoreError as error:  # whose words say what is wrong; nobody is left to catch it
-            print(f"zarrstream: what was pending is lost: {error}", file=sys.stderr)  # noqa: T201  # as Python does
+        _publish_or_tell(archive)
+
+
+def _publish_or_tell(archive: Archive) -> None:
+    try:
+        archive.close()
+    except StoreError as error:  # whose words say what is wrong; nobody is left to catch it
+        print(f"zarrstream: what was pending is lost: {error}", file=sys.stderr)  # noqa: T201  # as Python does
 
 
 on_fork(50, before=_guard.acquire, parent=_guard.release, child=_after_fork_in_child)

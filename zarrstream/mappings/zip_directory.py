@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import struct
 import zipfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zarrstream.errors import StoreCorruptError
@@ -15,11 +16,13 @@ from zarrstream.mappings.zip_entries import UTF8_NAME, EntryFile
 from zarrstream.mappings.zip_errors import no_file, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from collections.abc import Buffer, Iterator
 
 Identity = tuple[int, ...]
 _UNIX = 3  # what an entry says of the system that it comes from
 _REGULAR = stat.S_IFREG
+# What `zipfile` raises of bytes that are no archive.
+_DAMAGES = (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError)
 
 
 class Directory:
@@ -105,16 +108,27 @@ def read_directory(path: str, *, may_be_empty: bool) -> Directory:
     if may_be_empty and not found.st_size:
         return Directory(file, _identity(found))
     try:
-        with translating(path), zipfile.ZipFile(_Positions(file.descriptor)) as archive:
+        with translating(path), _cut_short(), zipfile.ZipFile(_Positions(file.descriptor)) as archive:
             entries = {_rename(info): info for info in archive.filelist if not _is_folder(info)}
             file.end = archive.start_dir
             starts = _starts(archive)
             comment = archive.comment
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError) as error:
+    except _DAMAGES as error:
         raise StoreCorruptError(
             f"{path!r} is no zip archive, or a damaged one ({error}): check the path, restore it, or try zip -FF"
         ) from error
     return Directory(file, _identity(found), entries, starts=starts, comment=comment)
+
+
+@contextmanager
+def _cut_short() -> Iterator[None]:
+    """Take a position before the beginning for what it is: the file's fault, and not the system's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile("it is cut short") from error
 
 
 def reopened(directory: Directory, path: str) -> Directory | None:
@@ -177,8 +191,8 @@ class _Positions(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
-        if base + offset < 0:
-            raise ValueError("it is cut short")
+        if base + offset < 0:  # as a file says it: `zipfile` looks for what is longer than an archive without entries
+            raise OSError(errno.EINVAL, "it is cut short")
         self._at = base + offset
         return self._at
 

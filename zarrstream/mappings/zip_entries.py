@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import struct
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
+codecs.lookup("cp437")  # loaded now: an exception of a signal handler during an import leaves the import's lock taken
 UTF8_NAME = 0x800
 _READ_AT_ONCE = 1 << 30  # Linux gives 2 GiB at most
 # What Linux answers where two files, or the file system, cannot do it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import io
 import json
 import os
 import stat
@@ -222,12 +223,33 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def _write_directory(descriptor: int, entries: list[zipfile.ZipInfo], at: int, comment: bytes) -> None:
-    with open(descriptor, "r+b", closefd=False) as file:
-        file.seek(at)
-        with zipfile.ZipFile(file, "w") as archive:  # it begins where the file stands
-            archive.comment = comment
-            archive.filelist.extend(_with_own_extra(info) for info in entries)
-        file.flush()
+    # In memory: an archive of `zipfile` that is left by an exception writes once more when it is garbage, and by then
+    # the descriptor may be another file's.
+    tail = _Tail(at)
+    with zipfile.ZipFile(tail, "w") as archive:  # it begins where the file stands
+        archive.comment = comment
+        archive.filelist.extend(_with_own_extra(info) for info in entries)
+    write_all(descriptor, tail.getvalue(), at)
+
+
+class _Tail(io.BytesIO):
+    """The end of a file, which tells positions as the whole file has them.
+
+    Parameters
+    ----------
+    start : int
+        Where in the file it begins.
+    """
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self._start = start
+
+    def tell(self) -> int:
+        return self._start + super().tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._start + super().seek(offset - self._start if whence == os.SEEK_SET else offset, whence)
 
 
 def _with_own_extra(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
