@@ -128,9 +128,17 @@ def test_a_second_name_of_a_file_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 
-@pytest.mark.parametrize(
-    "name", ["concurrency.file_lock", "mappings.foreign", "mappings.zip_archive", "mappings.zip_lock"]
+WITH_LOCKS = (
+    "concurrency.file_lock",
+    "concurrency.key_lock",
+    "mappings.faults",
+    "mappings.foreign",
+    "mappings.zip_archive",
+    "mappings.zip_view",
 )
+
+
+@pytest.mark.parametrize("name", WITH_LOCKS)
 def test_no_loop_goes_round_within_a_block_that_gives_a_lock_back(name: str) -> None:
     """CPython takes some of these jumps for outside of the block: a Ctrl-C then leaves the lock taken."""
     file = importlib.import_module(f"zarrstream.{name}").__file__

@@ -50,13 +50,17 @@ class KeyLocks:
     def release(self, name: Hashable) -> None:
         """Give a lock to whoever waited longest."""
         with self._guard:
-            waiting = self._waiting[name]
-            while waiting:
-                turn = waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            del self._waiting[name]
+            self._pass_on(name)
+
+    def _pass_on(self, name: Hashable) -> None:
+        # A function of its own: within the `with`, CPython would take its loop for outside of it.
+        waiting = self._waiting[name]
+        while waiting:
+            turn = waiting.popleft()
+            if turn.set_running_or_notify_cancel():
+                turn.set_result(None)
+                return
+        del self._waiting[name]
 
     def _enter(self, name: Hashable) -> Future[None] | None:
         """Take a free lock, or return the future of a turn."""

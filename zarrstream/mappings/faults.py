@@ -221,18 +221,23 @@ class Script:
     def meet(self, operation: str, key: str) -> Encounter:
         """Decide what befalls a call."""
         with self._guard:
-            self._met[operation, key] += 1
-            faults = [fault for number, fault in enumerate(self.faults) if self._befalls(number, fault, operation, key)]
-            encounter = Encounter(operation, key, faults)
-            if encounter.has("hang"):
-                encounter.waits.append(self._hanging)
-            holding = [held for held in self._held if fnmatchcase(operation, held.operation)]
-            holding = [held for held in holding if fnmatchcase(key, held.key) and not held.released.done()]
-            encounter.waits += [held.released for held in holding]
+            encounter, holding = self._met_and_held(operation, key)
         for held in holding:
             if not held.arrived.done():
                 held.arrived.set_result((operation, key))
         return encounter
+
+    def _met_and_held(self, operation: str, key: str) -> tuple[Encounter, list[Held]]:
+        # A function of its own: within the `with`, CPython would take its loops for outside of it.
+        self._met[operation, key] += 1
+        faults = [fault for number, fault in enumerate(self.faults) if self._befalls(number, fault, operation, key)]
+        encounter = Encounter(operation, key, faults)
+        if encounter.has("hang"):
+            encounter.waits.append(self._hanging)
+        holding = [held for held in self._held if fnmatchcase(operation, held.operation)]
+        holding = [held for held in holding if fnmatchcase(key, held.key) and not held.released.done()]
+        encounter.waits += [held.released for held in holding]
+        return encounter, holding
 
     def _befalls(self, number: int, fault: Fault, operation: str, key: str) -> bool:
         if not fault.matches(operation, key):

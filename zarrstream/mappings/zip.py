@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.base import ByteMapping, checked_key, contiguous, level, pairs
-from zarrstream.mappings.zip_archive import View, release_archive, shared_archive
+from zarrstream.mappings.zip_archive import release_archive, shared_archive
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Iterable, Iterator, Mapping
+
+    from zarrstream.mappings.zip_view import View
 
 _LONGEST_NAME = 0xFFFF  # bytes, by the format
 
