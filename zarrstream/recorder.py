@@ -7,15 +7,21 @@ several processes may write into one file.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
+import weakref
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from zarrstream.concurrency.fork import on_fork
 from zarrstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+logger = logging.getLogger("zarrstream")
 
 
 @contextmanager
@@ -37,6 +43,7 @@ def recording(path: Path, name: str | None = None) -> Iterator[None]:
     Notes
     -----
     It adds to the process's tracer provider, and sets one where there is none: this is for programs, not for libraries.
+    A file that cannot be written any more ends the trace with a warning, and nothing else.
     """
     try:
         from opentelemetry import trace
@@ -45,24 +52,94 @@ def recording(path: Path, name: str | None = None) -> Iterator[None]:
         raise MissingExtraError(
             "to trace a run OpenTelemetry's SDK is needed: pip install 'zarrstream[otel]'"
         ) from error
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-
-    class Lines(SpanProcessor):
-        def on_end(self, span: Any) -> None:  # noqa: ANN401  # the SDK's own
-            if not closed:
-                os.write(descriptor, json.dumps(_line(span)).encode() + b"\n")
-
-    closed: list[bool] = []
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider())
     provider: Any = trace.get_tracer_provider()
-    provider.add_span_processor(Lines())
+    file = _File(path)
     try:
+        files = _listen(provider, SpanProcessor)
+        files.add(file)
         with trace.get_tracer(__name__).start_as_current_span(name) if name else nullcontext():
             yield
     finally:
-        closed.append(True)  # a provider never gives a processor back
-        os.close(descriptor)
+        file.close()
+        files.discard(file)
+
+
+class _File:
+    """The file of one recording. What fails in here costs the trace, and never what is traced.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # the descriptor's number may be another file's as soon as it is closed
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._open = True
+
+    def write(self, span: Any) -> None:  # noqa: ANN401  # the SDK's own
+        """Append a span's line; the first that cannot be written is the last."""
+        try:
+            line = json.dumps(_line(span), default=str).encode() + b"\n"
+            with self._lock:
+                if not self._open:
+                    return
+                if os.write(self._descriptor, line) == len(line):
+                    return
+                self._end()
+            reason = "the disk is full"
+        except (OSError, TypeError, ValueError) as error:
+            self.close()
+            reason = str(error)
+        logger.warning("the trace %s ends here: %s", self._path, reason)
+
+    def renew(self) -> None:
+        """Have a lock of one's own, in a fork's child: the copy may be held by nobody who is there."""
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._descriptor)
+
+
+_recordings: weakref.WeakKeyDictionary[Any, set[_File]] = weakref.WeakKeyDictionary()
+
+
+def _listen(provider: Any, base: type) -> set[_File]:  # noqa: ANN401  # the SDK's own
+    """Return the files that a provider's spans go to. It gets one processor, once: it never gives one back."""
+    files = _recordings.get(provider)
+    if files is None:
+        files = _recordings[provider] = set()
+        provider.add_span_processor(_processor(files, base))
+    return files
+
+
+def _after_fork_in_child() -> None:
+    for files in _recordings.values():
+        for file in files:
+            file.renew()
+
+
+on_fork(95, child=_after_fork_in_child)
+
+
+def _processor(files: set[_File], base: type) -> Any:  # noqa: ANN401  # the SDK's own
+    class Lines(base):  # type: ignore[misc]  # the SDK is imported where it is used
+        def on_end(self, span: Any) -> None:  # noqa: ANN401  # the SDK's own
+            for file in tuple(files):
+                file.write(span)
+
+    return Lines()
 
 
 def _line(span: Any) -> dict[str, Any]:  # noqa: ANN401  # the SDK's own

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
 from zarrstream.errors import ChunkError
 from zarrstream.kinds import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
+from zarrstream.notes import Note as Note  # noqa: PLC0414  # as above
+from zarrstream.notes import noted
+from zarrstream.notes import noting as noting  # noqa: PLC0414  # as above
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,56 +38,6 @@ _RECORDED = "_zarrstream_recorded"
 _NOBODY = {"NoOpMeterProvider", "_ProxyMeterProvider"}  # by name: the second class is private
 
 
-class Note:
-    """What the calls below a chunk or a store's operation have to say of it.
-
-    Attributes
-    ----------
-    attempts : int
-        How often it was tried.
-    cache_hit : bool or None
-        Whether a cache had it; None where none was asked.
-    """
-
-    __slots__ = ("above", "attempts", "cache_hit")
-
-    def __init__(self) -> None:
-        self.attempts = 1
-        self.cache_hit: bool | None = None
-        self.above: Note | None = None
-
-    def __iter__(self) -> Iterator[Note]:
-        """Yield this note and those of what it is a part of."""
-        note: Note | None = self
-        while note is not None:
-            yield note
-            note = note.above
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """What of it is worth an attribute."""
-        found: dict[str, Any] = {}
-        if self.attempts > 1:
-            found["zarrstream.attempts"] = self.attempts
-        if self.cache_hit is not None:
-            found["zarrstream.cache.hit"] = self.cache_hit
-        return found
-
-
-_note: ContextVar[Note | None] = ContextVar("zarrstream_note", default=None)
-
-
-@contextmanager
-def noting(note: Note) -> Iterator[Note]:
-    """Have `retried` and `cache_asked` note what they are told, in this context and in copies of it."""
-    note.above = _note.get()
-    token = _note.set(note)
-    try:
-        yield note
-    finally:
-        _note.reset(token)
-
-
 def retried(operation: str, system: str) -> None:
     """Count an attempt after the first, and note it on the chunk or operation that is under way.
 
@@ -95,7 +48,7 @@ def retried(operation: str, system: str) -> None:
     system : str
         The kind of store: ``"s3"``, ``"mongodb"``, …
     """
-    for note in _note.get() or ():
+    for note in noted():
         note.attempts += 1
     if _api("metrics") is not None:
         _instruments()[signals.RETRIES](1, {"zarrstream.store.operation": operation, "zarrstream.store": system})
@@ -103,7 +56,7 @@ def retried(operation: str, system: str) -> None:
 
 def cache_asked(hit: bool) -> None:  # noqa: FBT001  # the one thing that it says
     """Count what a cache was asked for, and note it on the chunk or operation that is under way."""
-    for note in _note.get() or ():
+    for note in noted():
         note.cache_hit = hit
     if _api("metrics") is not None:
         _instruments()[signals.CACHE_REQUESTS](1, {"zarrstream.cache.hit": hit})
@@ -250,7 +203,11 @@ def carry(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def fail(span: Span | None, error: BaseException) -> None:
-    """Tell on a span that it failed. An exception is recorded once, on the innermost span that it left."""
+    """Tell on a span that it failed. An exception is recorded once, on the innermost span that it left.
+
+    It is an event of the span; a log event as well, or instead, where ``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`` is
+    ``logs/dup`` or ``logs``, as the semantic conventions have it.
+    """
     if span is None or not span.is_recording():
         return
     from opentelemetry.trace import Status, StatusCode
@@ -259,9 +216,30 @@ def fail(span: Span | None, error: BaseException) -> None:
     span.set_attribute("error.type", error_type(error))
     span.set_status(Status(StatusCode.ERROR, str(error)))
     if not getattr(cause, _RECORDED, False):
-        span.record_exception(cause)
+        opted = os.environ.get("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN")
+        if opted not in ("logs", "logs/dup") or not _log(span, cause) or opted == "logs/dup":
+            span.record_exception(cause)
         with suppress(AttributeError):  # of an exception with slots
             setattr(cause, _RECORDED, True)
+
+
+def _log(span: Any, error: BaseException) -> bool:  # noqa: ANN401  # the SDK's own, which has a name
+    """Emit an exception as a log event of a span; False where the API is too old for events."""
+    logs = import_module("opentelemetry._logs")
+    try:
+        logs.get_logger(_NAME, _version(), schema_url=signals.SCHEMA_URL).emit(
+            context=context_of(span),
+            severity_number=logs.SeverityNumber.ERROR,
+            event_name=f"{getattr(span, 'name', _NAME)}.exception",
+            attributes={
+                "exception.type": _name(type(error)),
+                "exception.message": str(error),
+                "exception.stacktrace": "".join(format_exception(error)),
+            },
+        )
+    except TypeError:
+        return False
+    return True
 
 
 def is_absent(error: BaseException | None) -> bool:
@@ -276,9 +254,15 @@ def _behind(error: BaseException) -> BaseException:
 
 
 def error_type(error: BaseException) -> str:
-    """Return what ``error.type`` says: the class of the exception, for a chunk that of what befell it."""
-    found = type(_behind(error))
-    return found.__qualname__ if found.__module__ == "builtins" else f"{found.__module__}.{found.__qualname__}"
+    """Return what ``error.type`` says: the class of the exception, for a chunk or group that of what befell it."""
+    error = _behind(error)
+    while isinstance(error, BaseExceptionGroup):
+        error = _behind(error.exceptions[0])
+    return _name(type(error))
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def sight() -> Sight | None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ import zarr
 from tests.optional import require
 from tests.sight.providers import give_back
 from tests.streaming.spies import Spy, filled
-from zarrstream import stream_chunks
+from zarrstream import recorder, stream_chunks
 from zarrstream.recorder import recording
 from zarrstream.timeline import describe, load, percentile, stretches
 from zarrstream.timeline_picture import picture
@@ -164,3 +165,61 @@ def test_a_trace_is_of_streams_of_any_array(tmp_path: Path, monkeypatch: pytest.
     with recording(tmp_path / "x"):
         list(stream_chunks(array))
     assert describe(load(tmp_path / "x")).endswith("chunks 4, failed 0, retries 0")
+
+
+def test_a_trace_that_cannot_be_written_costs_the_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk ends no stream: the trace ends, with a line in the log."""
+    require("opentelemetry.sdk")
+    give_back(monkeypatch)
+    full = tmp_path / "trace.jsonl"
+    array, values = filled(Spy())
+
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with recording(full):
+        monkeypatch.setattr(recorder.os, "write", no_space)
+        assert sum(int(chunk.data.sum()) for chunk in stream_chunks(array)) == values.sum()
+        monkeypatch.undo()
+    assert full.read_bytes() == b""
+    assert caplog.text.count("ends here: [Errno 28]") == 1
+
+
+def test_a_span_that_ends_with_the_recording_goes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is being made when the file is closed is not written to the file that gets its descriptor."""
+    require("opentelemetry.sdk")
+    give_back(monkeypatch)
+    from opentelemetry import trace
+
+    stranger = tmp_path / "data"
+    held: list[Any] = []
+
+    def made(span: Any) -> dict[str, Any]:
+        if span.name == "last":
+            surroundings.close()  # the recording ends meanwhile
+            held.append(stranger.open("wb", buffering=0))
+        return line("last", 0.0, 0.0)
+
+    surroundings = ExitStack()
+    surroundings.enter_context(recording(tmp_path / "trace.jsonl"))
+    monkeypatch.setattr(recorder, "_line", made)
+    with trace.get_tracer("any").start_as_current_span("last"):
+        pass
+    held[0].close()
+    assert stranger.read_bytes() == (tmp_path / "trace.jsonl").read_bytes() == b""
+
+
+def test_recordings_add_one_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider never gives a processor back: a hundred recordings cost a span what one does."""
+    require("opentelemetry.sdk")
+    give_back(monkeypatch)
+    from opentelemetry import trace
+
+    for turn in range(100):
+        with recording(tmp_path / f"{turn}.jsonl", f"run {turn}"):
+            pass
+    provider: Any = trace.get_tracer_provider()
+    assert len(provider._active_span_processor._span_processors) == 1
+    assert [load(tmp_path / f"{turn}.jsonl")[0]["name"] for turn in (0, 99)] == ["run 0", "run 99"]

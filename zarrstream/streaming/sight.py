@@ -64,7 +64,8 @@ class StreamSight(Observer):
         self._traces_chunks = self._span is not None and bool(zarr.config.get("zarrstream.trace_chunks", True))
         self._lock = threading.Lock()
         self._jobs: dict[Job, JobSight] = {}
-        self._failing: dict[Index, ChunkSight] = {}
+        self._unfinished: dict[Index, ChunkSight] = {}  # of jobs that have ended: tried again, or left
+        self._over = False
         self._idle_since: int | None = None
         self._running = self._in_flight = self._held_bytes = self._lag = 0
         self._chunks = self._failed = self._decoded = self._stored = 0
@@ -126,20 +127,29 @@ class StreamSight(Observer):
         """What is known of a job; a chunk that is tried again goes on where it failed."""
         if (found := self._jobs.get(job)) is None:
             chunks = [
-                self._failing.pop(index) if index in self._failing else ChunkSight(index) for index in job.indices
+                self._unfinished.pop(index) if index in self._unfinished else ChunkSight(index) for index in job.indices
             ]
             found = self._jobs[job] = JobSight(self.codec, chunks)
         return found
 
     def open_span(self, chunk: ChunkSight) -> Any:
-        """Begin a chunk's span, where it has none."""
+        """Begin a chunk's span, where it has none; none begins once the stream's has ended."""
+        if self._over:
+            return None
         if chunk.span is None and self._traces_chunks:
             name = signals.CHUNK_READ if self.direction == "read" else signals.CHUNK_WRITE
             about = {
                 "zarrstream.chunk.index": chunk.index,
                 "zarrstream.chunk.key": self.codec.key(self.codec.grid.object_of(chunk.index)),
             }
-            chunk.span = self._sight.start(name, about, within=self._context, begin=self._epoch + chunk.begin)
+            span = self._sight.start(name, about, within=self._context, begin=self._epoch + chunk.begin)
+            with self._lock:
+                if not self._over:
+                    chunk.span = span
+                    return span
+            if span is not None:  # the stream ended in between
+                span.end()
+            return None
         return chunk.span
 
     def submitted(self, chunks: int, nbytes: int) -> None:
@@ -164,6 +174,7 @@ class StreamSight(Observer):
 
     def followed(self, chunks: int) -> None:
         """So many chunks were pulled from the source; below zero: settled."""
+        chunks = int(chunks)  # a region may be given in numpy's integers, which exporters do not write
         self._lag += chunks
         self._sight.measure(signals.LAG, chunks, self._flow)
 
@@ -188,25 +199,26 @@ class StreamSight(Observer):
             return
         found.share_out()
         stored = 0
-        for chunk, result in zip(found.chunks[: late and late[0]], job.results, strict=False):
+        results = job.results[: late and late[0]]
+        for chunk, result in zip(found.chunks, results, strict=False):
             if isinstance(result, Failure):
-                self._failing[chunk.index] = chunk
+                self._unfinished[chunk.index] = chunk
             else:
                 self._finish(chunk, result)
                 stored += chunk.stored or 0
         if stored:
             self._sight.measure(signals.CHUNK_IO, stored, self._flow)
-        for chunk in found.chunks[slice(*late)] if late else ():
-            self._failing[chunk.index] = chunk
+        for chunk in found.chunks[len(results) :]:
+            self._unfinished[chunk.index] = chunk
 
     def retried(self, error: ChunkError) -> None:
         """A chunk that failed is tried again, which is no error of the stream's."""
-        chunk = self._failing.setdefault(error.index, ChunkSight(error.index))
+        chunk = self._unfinished.setdefault(error.index, ChunkSight(error.index))
         chunk.note.attempts += 1
 
     def gave_up(self, error: ChunkError) -> None:
         """A chunk failed for good."""
-        chunk = self._failing.pop(error.index, ChunkSight(error.index))
+        chunk = self._unfinished.pop(error.index, ChunkSight(error.index))
         self._failed += 1
         chunk.begin = chunk.begin or perf_counter_ns()
         end = perf_counter_ns()
@@ -250,6 +262,7 @@ class StreamSight(Observer):
             return
         if isinstance(error, ChunkError):
             self.gave_up(error)
+        self._leave_chunks()
         self.released(self._in_flight, self._held_bytes)
         if self._lag:
             self.followed(-self._lag)
@@ -269,6 +282,17 @@ class StreamSight(Observer):
         if error is not None and not left:
             telemetry.fail(span, error)
         span.end()
+
+    def _leave_chunks(self) -> None:
+        """End the spans of the chunks that were left under way: each that began ends, and did not fail."""
+        with self._lock:
+            self._over = True
+            left = [chunk for job in self._jobs.values() for chunk in job.chunks]
+            left += self._unfinished.values()
+            self._jobs, self._unfinished = {}, {}
+        for chunk in left:
+            if chunk.span is not None:
+                chunk.span.end()
 
 
 def _names(document: dict[str, Any]) -> list[str]:
