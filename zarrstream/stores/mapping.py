@@ -15,7 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.stores.transactions import Transactional
-from zarrstream.stores.values import bounds, content
+from zarrstream.stores.values import bounds, content, owned
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -177,6 +177,11 @@ class MappingStore(Transactional, Store):
             return work(*args, **kwargs)
         return await asyncio.to_thread(work, *args, **kwargs)
 
+    def _kept(self, value: Buffer) -> Buffer:
+        """Return a value for `_call`: a mapping that never blocks has copied it before anybody can take it back."""
+        content(value)  # anything that is no Buffer is told at once
+        return value if self._bytes.never_blocks else owned(value)
+
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -192,16 +197,15 @@ class MappingStore(Transactional, Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        content(value)  # what is no Buffer is told at once
-        await self._call(self.set_sync, key, value)
+        await self._call(self.set_sync, key, self._kept(value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await self._call(self._bytes.setdefault, key, content(value))
+        await self._call(self._bytes.setdefault, key, content(self._kept(value)))
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         self._check_writable()
-        await self._call(self.set_many_sync, list(values))
+        await self._call(self.set_many_sync, [(key, self._kept(value)) for key, value in values])
 
     async def delete(self, key: str) -> None:
         self._check_writable()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, cpu
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -30,3 +31,17 @@ def content(value: object) -> memoryview:
     if not isinstance(value, Buffer):
         raise TypeError(f"set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead.")
     return memoryview(value.as_numpy_array())
+
+
+def owned(value: Buffer) -> Buffer:
+    """Return a Buffer of the same bytes whose memory nobody else can change: a copy, unless they lie in ``bytes``.
+
+    For a call in a thread, which a cancelled or timed-out task does not end: the caller's memory is the caller's again
+    at once, and the next values may be computed into it.
+    """
+    content(value)  # anything that is no Buffer is told at once
+    array = value.as_numpy_array()
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return value if isinstance(base, bytes) else cpu.Buffer.from_bytes(array.tobytes())
