@@ -81,7 +81,7 @@ def test_parts_are_the_same_as_the_url() -> None:
 def test_paths_and_file_urls_are_zarrs_local_store(url: str | Path, root: str) -> None:
     store = open_store(url, read_only=True)
     assert type(store) is LocalStore
-    assert (store.root, store.read_only) == (Path(root), True)
+    assert (store.root, store.read_only) == (Path(root).absolute(), True)
 
 
 def test_memory_is_what_zarr_opens_under_that_name() -> None:

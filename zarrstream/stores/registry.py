@@ -255,7 +255,8 @@ def open_folder(path: str, *, read_only: bool = False) -> LocalStore:
         raise StoreOptionError(
             f"{path!r} is an archive by its name: write zip:///{path}, or make the folder first if it is to be one"
         )
-    return LocalStore(path, read_only=read_only)
+    # Absolute, once: after a change of the working folder it would be another one, and an array in it all fill values.
+    return LocalStore(given.absolute(), read_only=read_only)
 
 
 def _content_of(file: Path) -> str:

@@ -83,6 +83,11 @@ class ArrayCodec:
         return bool(getattr(self._spec.config, "read_missing_chunks", True))
 
     @property
+    def document(self) -> str:
+        """The name of the array's metadata document, beneath its path."""
+        return "zarr.json" if self.metadata.zarr_format != 2 else ".zarray"  # noqa: PLR2004  # the format
+
+    @property
     def dimension_names(self) -> tuple[str | None, ...]:
         """The names of the axes: format 3's own, or those that xarray keeps in the attributes of format 2."""
         kept: Any = self.array.attrs.get("_ARRAY_DIMENSIONS")

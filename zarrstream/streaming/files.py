@@ -10,16 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zarrstream.errors import StoreAccessError, StoreUnavailableError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _PREFIX = ".zarrstream-"
 _SUFFIX = ".partial"
+_PARTS = 4  # host, process, token and number
 _VECTORS = 512  # pieces that one call writes; POSIX promises 16, Linux and macOS take 1024
 _NO_FILE = 1 << 50  # bytes; where ext4 and others say that a folder ends
 _MOST_FOLDERS = 10_000  # folders known to be there; one more system call is cheaper than unbounded memory
@@ -46,14 +50,32 @@ class FileTransport:
         The store's folder.
     folder : str
         The array's path in it.
+    document : str
+        The name of its metadata document. Where that is gone, the place is lost: an absent chunk is none then, and
+        nothing is made in its place.
     """
 
-    synchronous = True
-
-    def __init__(self, root: Path, folder: str) -> None:
+    def __init__(self, root: Path, folder: str, document: str) -> None:
         self._root = f"{root}{os.sep}"
         self._folder = os.path.join(root, folder)
+        self._document = os.path.join(self._folder, document)
         self._made: set[str] = set()
+
+    def check_there(self) -> None:
+        """Make sure that the array is still there.
+
+        Raises
+        ------
+        StoreUnavailableError
+            Its metadata document is not.
+        """
+        try:
+            os.stat(self._document)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the array in {self._folder!r} is lost: its metadata, {self._document!r}, cannot be found "
+                f"({error.strerror}). Mount or restore the folder, or open the array where it is now"
+            ) from error
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """Read a value or a range of it; None where there is no such file.
@@ -68,6 +90,7 @@ class FileTransport:
         try:
             descriptor = os.open(self._root + key, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
+            self.check_there()
             return None
         try:
             size = os.lseek(descriptor, 0, os.SEEK_END)  # `fstat` makes an object that costs more than the call
@@ -108,15 +131,21 @@ class FileTransport:
         """Make a chunk's folder: to be told by a failing rename costs more than the rename."""
         if folder in self._made:
             return
+        self.check_there()
         try:
             os.mkdir(folder)
         except FileExistsError:
             pass
         except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
+            self._make_folders(folder)
         if len(self._made) >= _MOST_FOLDERS:
             self._made.clear()
         self._made.add(folder)
+
+    def _make_folders(self, folder: str) -> None:
+        """Make a folder and those above it, but none above the array's."""
+        self.check_there()
+        os.makedirs(folder, exist_ok=True)
 
     def delete(self, key: str) -> None:
         """Remove a value; one that is not there is none to remove."""
@@ -125,25 +154,56 @@ class FileTransport:
         except (FileNotFoundError, NotADirectoryError):
             return
 
+    def keys(self) -> Iterator[str]:
+        """Yield the store's keys of all files of the array.
+
+        Raises
+        ------
+        StoreUnavailableError
+            The array is lost.
+        StoreAccessError
+            One of its folders may not be listed.
+        """
+        self.check_there()
+        folders = [self._folder]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir():
+                            folders.append(entry.path)
+                        else:
+                            yield entry.path.removeprefix(self._root)
+            except FileNotFoundError as error:  # removed meanwhile, with its chunks
+                self.check_there()
+                if folder == self._folder:
+                    raise StoreUnavailableError(f"the folder {folder!r} is lost: mount or restore it") from error
+            except OSError as error:
+                raise StoreAccessError(
+                    f"the folder {folder!r} cannot be listed ({error.strerror}), so that nobody knows which chunks are "
+                    f"in it: make it readable"
+                ) from error
+
     def sweep(self) -> int:
         """Remove the temporary files of writers on this host that are gone; returns how many there were."""
         swept = 0
         try:
             names = os.listdir(self._folder)
-        except FileNotFoundError:
+        except OSError:  # it cannot be listed, or is lost: the first chunk says which
             return 0
         for name in names:
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and _is_orphan(name):
-                os.unlink(os.path.join(self._folder, name))
-                swept += 1
+                with suppress(OSError):  # another writer swept it, or it is no file of ours: tidying fails no write
+                    os.unlink(os.path.join(self._folder, name))
+                    swept += 1
         return swept
 
-    @staticmethod
-    def _write(path: str, pieces: Iterable[Any]) -> None:
+    def _write(self, path: str, pieces: Iterable[Any]) -> None:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._make_folders(os.path.dirname(path))
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             views = [memoryview(piece).cast("B") for piece in pieces]
@@ -158,12 +218,11 @@ class FileTransport:
         finally:
             os.close(descriptor)
 
-    @staticmethod
-    def _rename(temporary: str, target: str) -> None:
+    def _rename(self, temporary: str, target: str) -> None:
         try:
             os.replace(temporary, target)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            self._make_folders(os.path.dirname(target))
             os.replace(temporary, target)
 
 
@@ -183,15 +242,18 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 def _is_orphan(name: str) -> bool:
-    host, process, token, _ = name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("-", 3)
-    if host != _HOST:
-        return False  # another machine's, on a shared file system: only it can tell
+    parts = name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("-", 3)
+    if len(parts) != _PARTS or parts[0] != _HOST or not parts[1].isdecimal():
+        return False  # somebody else's, or another machine's, on a shared file system: only it can tell
+    _, process, token, _ = parts
     if int(process) == os.getpid():
         return token != _token  # the same number, given anew, as in every container that is started again
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
+    except OverflowError:  # no process has such a number, so that no writer of ours made the name
+        return False
     except PermissionError:
         return False
     return False

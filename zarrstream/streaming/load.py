@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zarr import errors as zarr_errors
 
+from zarrstream.errors import StoreUnavailableError
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
+from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.job import Failure, Job
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
@@ -289,12 +291,38 @@ async def stored_objects(codec: ArrayCodec) -> Presence | None:
     ----------
     codec : ArrayCodec
         The array.
+
+    Raises
+    ------
+    StoreUnavailableError
+        The listing lacks the array's own metadata: the place is lost, or its server cannot list.
+    StoreAccessError
+        A folder of the array may not be listed.
     """
     store = codec.array.store
     if not store.supports_listing:
         return None
-    presence = Presence(codec.grid.objects)
+    port = sync_port(codec)
+    if isinstance(port, FileTransport):
+        return await asyncio.to_thread(_presence_of, codec, port)
+    presence, document, is_there = Presence(codec.grid.objects), codec.prefix + codec.document, False
     async for key in store.list_prefix(codec.prefix):
+        if (index := codec.object_at(key)) is not None:
+            presence.add(index)
+        elif key == document:
+            is_there = True
+    if not is_there:
+        raise StoreUnavailableError(
+            f"the listing of {codec.array.store_path} lacks the array's own {document!r}, so that it cannot be whole: "
+            f"the array is lost, or its server cannot list. Without a listing all chunks can be read "
+            f"(include_missing=True)"
+        )
+    return presence
+
+
+def _presence_of(codec: ArrayCodec, port: FileTransport) -> Presence:
+    presence = Presence(codec.grid.objects)
+    for key in port.keys():  # noqa: SIM118  # no mapping
         if (index := codec.object_at(key)) is not None:
             presence.add(index)
     return presence

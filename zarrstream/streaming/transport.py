@@ -131,7 +131,7 @@ def sync_port(codec: ArrayCodec) -> FileTransport | SyncTransport | None:
     if codec.opaque:
         return None
     if type(store) is LocalStore and not {"get", "set", "delete", "get_sync"} & vars(store).keys():
-        return FileTransport(store.root, codec.array.store_path.path)
+        return FileTransport(store.root, codec.array.store_path.path, codec.document)
     return SyncTransport(store) if runs_sync(store) else None
 
 
