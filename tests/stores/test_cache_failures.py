@@ -240,3 +240,21 @@ def test_a_place_that_is_no_cache_is_refused_in_words(tmp_path: Path) -> None:
         open_store(f"sqlite:////{tmp_path}/x.db", cache=f"zip:////{tmp_path}/c.zip")
     with pytest.raises(StoreOptionError, match="its own cache"):
         open_store(f"sqlite:////{tmp_path}/x.db", cache=f"sqlite:////{tmp_path}/x.db")
+
+
+@pytest.mark.parametrize("kind", ["a folder", "garbage", "no folder"])
+def test_a_cache_that_cannot_be_opened_is_done_without(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder in its file's place, a file of something else, no folder to lie in: reads and writes go on."""
+    place = tmp_path / "cache" / "c.db" if kind == "no folder" else tmp_path / "c.db"
+    if kind == "a folder":
+        place.mkdir()
+    elif kind == "garbage":
+        place.write_bytes(b"no database at all" * 100)
+    store: Any = open_store(f"sqlite:////{tmp_path}/x.db", cache=f"sqlite:////{place}")
+    for value in (b"1", b"2"):
+        store.set_sync("c/0", buffer(value))
+        assert [content(store.get_sync("c/0")) for _ in range(2)] == [value, value]
+    assert caplog.text.count("is done without") == 1
+    store.close()
