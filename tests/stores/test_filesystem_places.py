@@ -122,7 +122,7 @@ def test_a_table_in_memory_has_a_url_that_leads_back() -> None:
 
 
 @every_protocol
-@pytest.mark.parametrize("method", ["default", "generic"])
+@pytest.mark.parametrize("method", ["default", "current", "generic"])
 def test_rsync_takes_a_tree_out_and_in(
     protocol: str, base: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +136,14 @@ def test_rsync_takes_a_tree_out_and_in(
     generic = GenericFileSystem(default_method=method, skip_instance_cache=True)
     rsync(url, f"file://{tmp_path}/out", fs=generic)
     np.testing.assert_array_equal(zarr.open_array(f"{tmp_path}/out/a/b", mode="r")[:], [1, 2, 3, 4])
-    if method == "default":
+    if method != "generic":
         other = f"{tmp_path}/y{SUFFIXES[protocol]}"
         rsync(f"file://{tmp_path}/out", f"{protocol}:///{other}", fs=generic)
         np.testing.assert_array_equal(zarr.open_array(f"{protocol}:///{other}/a/b", mode="r")[:], [1, 2, 3, 4])
+
+
+@every_protocol
+def test_a_database_in_another_file_system_is_told(protocol: str, base: str) -> None:
+    """As a chained URL would have it: no back end reads its file but from a disk."""
+    with pytest.raises(StoreOptionError, match=r"is a local file or folder.*bring it here first"):
+        fsspec.open(f"{protocol}:///{base}::memory://y").open()

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zarrstream import places, urls
-from zarrstream.errors import StoreUnavailableError
+from zarrstream.errors import StoreOptionError, StoreUnavailableError
 from zarrstream.filesystem.base import FSSPEC_OPTIONS, MappingFileSystem, restore
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class PathFileSystem(MappingFileSystem):
     suffixes: ClassVar[frozenset[str]]
 
     def __init__(self, path: str | None = None, **storage_options: Any) -> None:
+        if {"fo", "target_protocol", "target_options"} & storage_options.keys():  # fsspec's, of a chained URL
+            raise StoreOptionError(
+                f"a {self.protocol} database is a local file or folder, and cannot lie in another file system: bring "
+                f"it here first (fsspec.filesystem(…).get), and open it by its path"
+            )
         self._own = {name: value for name, value in storage_options.items() if name not in FSSPEC_OPTIONS}
         root = self._strip_protocol(path) if path else None
         super().__init__(self._mapping_at(root) if root else None, root, **storage_options)
