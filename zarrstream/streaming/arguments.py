@@ -1,4 +1,4 @@
-"""The words for an argument that is no zarr array, but something near to one."""
+"""The words for an array that is no zarr array, but something near to one, or that belongs to another event loop."""
 
 from __future__ import annotations
 
@@ -45,3 +45,18 @@ def _remedy(given: object, name: str) -> str:
     elif isinstance(given, (list, tuple)) or hasattr(given, "__next__") or name.startswith("zarrstream."):
         remedy = "the array comes first, and a source after it: write_stream(array, source)"
     return remedy
+
+
+def of_another_loop(error: BaseException) -> str:
+    """Return the remedy for an error of a store that belongs to another event loop; nothing for other errors."""
+    at: BaseException | None = error
+    for _ in range(8):  # causes may go round
+        if at is None:
+            break
+        if "different loop" in str(at) or "different event loop" in str(at):
+            return (
+                "; the store belongs to the event loop on which it was opened: await the function of the same name in "
+                "zarrstream.aio there, or open the array with zarr.open_array"
+            )
+        at = at.__cause__ or at.__context__
+    return ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import zarr
 
+from zarrstream.streaming.arguments import of_another_loop
 from zarrstream.streaming.codec import zarr_loop
 from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.observer import UNWATCHED, Observer, observer_of
@@ -16,6 +17,7 @@ from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
+    from concurrent.futures import Future
 
     from zarrstream.streaming.presence import Presence
     from zarrstream.streaming.reading import ReadPlan
@@ -61,7 +63,7 @@ def in_thread(plan: ReadPlan, begin: Begin, ending: Ending) -> Generator[Any, No
     process = os.getpid()
     with observer_of(plan.codec, plan.kind) as observer:
         with observer.inside():
-            present = None if plan.include_missing else run_on(loop, stored_objects(plan.codec))
+            present = None if plan.include_missing else run_on(loop, _listing(plan))
             ending.inbox = inbox = observer.inbox()
             work = begin(observer, inbox, loop)
         try:
@@ -158,7 +160,7 @@ class OnLoop:
         loop = asyncio.get_running_loop() if self._awaited else zarr_loop()
         self._observer = observer_of(self._plan.codec, self._plan.kind)
         with self._observer.inside():
-            present = None if self._plan.include_missing else await await_on(loop, stored_objects(self._plan.codec))
+            present = None if self._plan.include_missing else await await_on(loop, _listing(self._plan))
             if self._steps is not None:  # closed meanwhile by another task
                 return
             self._work = self._begin(self._observer, self._observer.loop_inbox(), loop)
@@ -195,8 +197,22 @@ def refuse_own_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on another thread's loop and wait for it."""
-    return asyncio.run_coroutine_threadsafe(work, loop).result()
+    """Run a coroutine on another thread's loop and wait for it; an interrupt cancels it."""
+    future: Future[Any] | None = None
+    try:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        return future.result()
+    except RuntimeError as error:
+        if hint := of_another_loop(error):
+            raise RuntimeError(f"{error}{hint}") from error
+        raise
+    finally:
+        if future is not None:
+            future.cancel()  # does nothing to one that is done
+
+
+def _listing(plan: ReadPlan) -> Coroutine[Any, Any, Presence | None]:
+    return stored_objects(plan.codec, plan.limits.timeout)
 
 
 async def await_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:

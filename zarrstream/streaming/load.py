@@ -14,6 +14,7 @@ from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
 from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.job import Failure, Job
+from zarrstream.streaming.patience import answering
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
 from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
@@ -284,18 +285,22 @@ def _complete(raw: Any, span: tuple[int, int]) -> Any:
     return raw
 
 
-async def stored_objects(codec: ArrayCodec) -> Presence | None:
+async def stored_objects(codec: ArrayCodec, timeout: float | None = None) -> Presence | None:  # noqa: ASYNC109  # for each answer, not for the whole
     """List which of an array's objects are in its store; None where the store cannot list.
 
     Parameters
     ----------
     codec : ArrayCodec
         The array.
+    timeout : float, optional
+        Seconds for which the listing may bring nothing.
 
     Raises
     ------
     StoreUnavailableError
         The listing lacks the array's own metadata: the place is lost, or its server cannot list.
+    StoreTimeoutError
+        It brought nothing for so long.
     StoreAccessError
         A folder of the array may not be listed.
     """
@@ -306,11 +311,13 @@ async def stored_objects(codec: ArrayCodec) -> Presence | None:
     if isinstance(port, FileTransport):
         return await asyncio.to_thread(_presence_of, codec, port)
     presence, document, is_there = Presence(codec.grid.objects), codec.prefix + codec.document, False
-    async for key in store.list_prefix(codec.prefix):
-        if (index := codec.object_at(key)) is not None:
-            presence.add(index)
-        elif key == document:
-            is_there = True
+    async with answering(timeout, f"the listing of {codec.array.store_path}") as brought:
+        async for key in store.list_prefix(codec.prefix):
+            brought()
+            if (index := codec.object_at(key)) is not None:
+                presence.add(index)
+            elif key == document:
+                is_there = True
     if not is_there:
         raise StoreUnavailableError(
             f"the listing of {codec.array.store_path} lacks the array's own {document!r}, so that it cannot be whole: "

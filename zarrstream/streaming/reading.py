@@ -6,8 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zarrstream.errors import ChunkError, ChunkReadError, ChunkTimeoutError, UnsupportedArrayError
+from zarrstream.errors import ChunkReadError, UnsupportedArrayError
 from zarrstream.streaming.chunk import Chunk
+from zarrstream.streaming.chunk_errors import read_error
 from zarrstream.streaming.grid import Run
 from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
 from zarrstream.streaming.load import Loader
@@ -245,7 +246,7 @@ class Reading:
         if isinstance(failure.error, NoWorkerError):
             raise failure.error.told()
         index = indices[0]
-        error = self._error(index, failure.error)
+        error = read_error(self._plan.codec, self._plan.limits.timeout, index, failure.error)
         if self._policy is None:
             self.window.wind_down()
             self.window.cancel_requests()
@@ -260,21 +261,6 @@ class Reading:
         yield Skipped(index)
         if indices[1:]:
             todo.append((indices[1:], failure))
-
-    def _error(self, index: Index, cause: BaseException) -> ChunkError:
-        codec, timeout = self._plan.codec, self._plan.limits.timeout
-        key = codec.key(codec.grid.object_of(index))
-        name = codec.named(index)
-        if isinstance(cause, Overdue):
-            thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else "; its request was cancelled"
-            return ChunkTimeoutError(
-                f"{name} took longer than timeout={timeout:g} s{thread}: raise timeout=, or see what holds it up",
-                index=index,
-                key=key,
-            )
-        error = ChunkReadError(f"{name} could not be read: {type(cause).__name__}: {cause}", index=index, key=key)
-        error.__cause__ = cause
-        return error
 
 
 def _blamed(job: Job, position: int, failure: Failure) -> list[Index]:

@@ -18,6 +18,8 @@ from zarrstream.streaming.crew import Crew, Line
 from zarrstream.streaming.job import Halt, Job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zarrstream.streaming.chunk import Index
 
 WAIT: Final = object()  # what the shared steps yield when only a finished job can take them on
@@ -62,12 +64,18 @@ class LoopInbox:
         self._arrived: deque[Job] = deque()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self.listener: Callable[[], None] | None = None  # called on the loop when a job has arrived
 
     def put(self, job: Job) -> None:
         """Hand over a finished job, from any thread."""
         self._arrived.append(job)
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._event.set()
+        if self.listener is not None:
+            self.listener()
 
     def wake(self) -> None:
         """Have whoever waits look up; on the loop."""

@@ -95,6 +95,11 @@ def write_stream(
 
     Notes
     -----
+    While the source is waited for nothing else happens in the caller's thread: what is acknowledged meanwhile is
+    recorded and told, and an error is raised, when the source has its next item. `zarrstream.aio.write_stream` does so
+    at once, for a live source that may be silent for long. ``Progress.total`` is the source's length, where it has one,
+    and grows by the chunks of each item that has several.
+
     A chunk that equals the fill value is elided, its key deleted, unless the array has ``write_empty_chunks``. What an
     acknowledgement survives is the store's promise. On local directories a chunk is renamed into place when it is
     whole; temporary files of killed writers are swept by the next call.
@@ -124,7 +129,7 @@ def _write(plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop,
     record: Writer | None = None
     run_on(loop, plan.codec.store_repaired_document())
     if plan.checkpoint is not None:
-        record = plan.checkpoint.open(plan.codec, run_on(loop, stored_objects(plan.codec)))
+        record = plan.checkpoint.open(plan.codec, run_on(loop, stored_objects(plan.codec, plan.limits.timeout)))
     inbox = observer.inbox()
     try:
         work = Writing(plan, observer, inbox, loop, record)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
 from zarrstream.streaming.chunk import Progress, WriteReport
+from zarrstream.streaming.chunk_errors import write_error
 from zarrstream.streaming.frontier import Item
 from zarrstream.streaming.gather import Gather
 from zarrstream.streaming.items import Piece, parse, pieces_of, whole, whole_chunk
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PULL: Final = object()  # what the steps yield to have the source's next item sent in
 PUBLISH: Final = object()  # what the steps yield to have `Writing.publish` called, which may take its time
 END: Final = object()  # what is sent in when the source has no more
+NOTHING_YET: Final = object()  # what is sent in when there is something else to do before the source has an item
 _MOST_ERRORS = 100
 
 
@@ -87,8 +89,10 @@ class Writing:
         self._pieces: dict[Job, list[Piece]] = {}
         self._tainted: set[Index] = set()
         self._pulled = 0
+        self._total = plan.total
         self._written = self._skipped = self._nbytes = self._failed = self._rewritten = 0
         self._errors: list[ChunkError] = []
+        self._ended: tuple[list[tuple[list[Piece], Failure]], list[list[Piece]]] = ([], [])
 
     def report(self) -> WriteReport:
         """What came of it."""
@@ -138,6 +142,8 @@ class Writing:
                 yield from self._make_room()
                 continue
             item = yield PULL
+            if item is NOTHING_YET:
+                continue
             if item is END:
                 break
             if isinstance(item, Failure):
@@ -175,6 +181,8 @@ class Writing:
             last = tuple(stop - 1 for _, stop in grid.covering(region))
             item = Item(waiting=grid.count(region), last=last)
             pieces = pieces_of(plan.codec, region, data)
+        if self._total is not None:
+            self._total += item.waiting - 1  # the source's length counts it as one
         self._frontier.add(item)
         for index, part in pieces:
             self._pulled += 1
@@ -229,13 +237,22 @@ class Writing:
         self._pieces[job] = pieces
 
     def _take_in(self) -> Generator[Any, Any, None]:
-        failures, unwritten = self._acknowledge()
+        self.take_in_meanwhile()
+        failures, unwritten = self._ended
+        self._ended = ([], [])
         if self._record is not None and self._record.is_due:
             yield PUBLISH
         for pieces, failure in failures:
             yield from self._mend(pieces, failure)
         for pieces in unwritten:
             yield from self._send(pieces)
+
+    def take_in_meanwhile(self) -> bool:
+        """Record and count what is stored while the source takes its time; return whether a failure ends the write."""
+        failures, unwritten = self._acknowledge()
+        self._ended[0].extend(failures)
+        self._ended[1].extend(unwritten)
+        return self._policy is None and bool(self._ended[0])
 
     def _acknowledge(self) -> tuple[list[tuple[list[Piece], Failure]], list[list[Piece]]]:
         """Take in what has ended: record and count what is stored; return what failed, and what was not come to.
@@ -295,7 +312,7 @@ class Writing:
         if isinstance(failure.error, NoWorkerError):
             raise failure.error.told()
         for position, piece in enumerate(pieces):
-            error = self._error(piece.index, failure.error)
+            error = write_error(self._plan.codec, self._plan.limits.timeout, piece.index, failure.error)
             if self._policy is None:
                 raise error
             if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
@@ -311,7 +328,7 @@ class Writing:
         if self._listeners:
             now = Progress(
                 self._written,
-                self._plan.total,
+                self._total,
                 self._failed,
                 self._skipped,
                 self._nbytes,
@@ -319,19 +336,3 @@ class Writing:
             )
             for call in self._listeners:
                 call(now)
-
-    def _error(self, index: Index, cause: BaseException) -> ChunkError:
-        codec = self._plan.codec
-        key = codec.key(codec.grid.object_of(index))
-        name = codec.named(index)
-        if isinstance(cause, Overdue):
-            thread = f"; thread {cause} is stuck in it and abandoned" if str(cause) else ""
-            return ChunkTimeoutError(
-                f"{name} took longer than timeout={self._plan.limits.timeout:g} s to write{thread}: whether it was "
-                "stored is unknown, and no checkpoint has it. Raise timeout=, or see what holds it up, and try again",
-                index=index,
-                key=key,
-            )
-        error = ChunkWriteError(f"{name} could not be written: {type(cause).__name__}: {cause}", index=index, key=key)
-        error.__cause__ = cause
-        return error
