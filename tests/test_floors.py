@@ -29,7 +29,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: The floors, lowest first. A module imports from lower floors and from its own room, never from a neighbour.
 FLOORS = (
-    {"errors", "kinds", "notes", "signals"},
+    {"errors", "notes", "signals"},
     {"concurrency", "identity", "urls"},
     {"telemetry"},
     {"mappings"},

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
 from zarrstream.errors import ChunkError
-from zarrstream.kinds import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
+from zarrstream.identity import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
 from zarrstream.notes import Note as Note  # noqa: PLC0414  # as above
 from zarrstream.notes import noted
 from zarrstream.notes import noting as noting  # noqa: PLC0414  # as above

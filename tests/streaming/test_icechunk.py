@@ -10,6 +10,7 @@ import zarr
 
 from tests.optional import require
 from zarrstream import stream_chunks, stream_slices, write_stream
+from zarrstream.identity import identity_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +51,8 @@ def test_what_is_written_is_committed_and_read(repository: Any, shards: tuple[in
     assert np.array_equal(got, values)
     for part in stream_slices(after, 0, thickness=3):
         assert np.array_equal(part.data, values[part.region])
+
+
+def test_a_session_is_no_identity(repository: Any) -> None:
+    """Its display string tells of a snapshot, and of no repository: a checkpoint is refused without a name for it."""
+    assert identity_of(repository.writable_session("main").store) is None

@@ -74,6 +74,11 @@ class RemoteStore(Store):
         return str(self._place)
 
     @property
+    def whole_place(self) -> tuple[str, str]:
+        """The bucket, as every store in it names it, and where this one's keys begin."""
+        return self._place.whole
+
+    @property
     def limited_place(self) -> str:
         """What shares one limit of requests: the bucket, whatever the prefix."""
         return self._place.container

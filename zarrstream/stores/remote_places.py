@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarrstream import places
 from zarrstream.errors import MissingExtraError, StoreOptionError
+from zarrstream.identity import endpoint_of, spelled
 from zarrstream.stores.remote import RemoteStore
 
 if TYPE_CHECKING:
@@ -64,7 +65,13 @@ class RemotePlace:
     @property
     def container(self) -> str:
         """The bucket alone, and its endpoint."""
-        return f"{self.back_end}://{self.bucket} at {self.endpoint or 'its provider'}"
+        return f"{self.back_end}://{self.bucket} at {spelled(self.endpoint) if self.endpoint else 'its provider'}"
+
+    @property
+    def whole(self) -> tuple[str, str]:
+        """The bucket, by its endpoint in one spelling, and the prefix in it."""
+        endpoint = spelled(self.endpoint) if self.endpoint else None
+        return f"{self.back_end}://{self.bucket}{f' at {endpoint}' if endpoint else ''}", self.prefix
 
     def name(self, key: str) -> str:
         """Return an object's name in the bucket."""
@@ -101,13 +108,17 @@ class RemotePlace:
 
     def _s3fs_options(self) -> dict[str, Any]:
         theirs = {value: name for name, value in _OBSTORE.items()}
-        options = {theirs.get(name, name): value for name, value in self.options.items() if name != "client_options"}
+        left_out = {"client_options", "endpoint", "endpoint_url"}  # the endpoint is ours to give, once
+        options = {theirs.get(name, name): value for name, value in self.options.items() if name not in left_out}
+        if "endpoint_url" in (client := options.get("client_kwargs") or {}):
+            options["client_kwargs"] = {name: value for name, value in client.items() if name != "endpoint_url"}
         if self.region is not None:
             options["client_kwargs"] = {**(options.get("client_kwargs") or {}), "region_name": self.region}
         return {**options, "endpoint_url": self.endpoint} if self.endpoint else options
 
     def _obstore_options(self) -> dict[str, Any]:
-        options = {_OBSTORE.get(name, name): value for name, value in self.options.items()}
+        left_out = {"endpoint", "endpoint_url"}  # as above
+        options = {_OBSTORE.get(name, name): value for name, value in self.options.items() if name not in left_out}
         region = self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         client = dict(options.get("client_options") or {})
         client.setdefault("timeout", "1 hour")  # deadlines are ours: see `zarrstream.stores.resilient`
@@ -167,8 +178,10 @@ def open_s3(
     if engine not in {"s3fs", "obstore"}:
         raise StoreOptionError(f"'s3' has no engine {engine!r}: there are 's3fs' and 'obstore'")
     _installed(engine, "s3" if engine == "s3fs" else engine)
-    endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    place = RemotePlace("s3", bucket, prefix, engine, endpoint, region, dict(storage_options or {}))
+    options = dict(storage_options or {})
+    client = options.get("client_kwargs") or {}
+    given = (endpoint_url, client.get("endpoint_url"), options.get("endpoint_url"), options.get("endpoint"))
+    place = RemotePlace("s3", bucket, prefix, engine, endpoint_of("s3", *given), region, options)
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
 
 
@@ -220,7 +233,7 @@ def open_gcs(
         options["token"] = credentials
     if endpoint_url is not None:
         options["endpoint_url"] = endpoint_url
-    place = RemotePlace("gs", bucket, prefix, "gcsfs", endpoint_url or emulator, options=options)
+    place = RemotePlace("gs", bucket, prefix, "gcsfs", endpoint_of("gs", options.get("endpoint_url")), options=options)
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
 
 

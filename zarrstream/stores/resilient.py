@@ -12,6 +12,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream import telemetry
 from zarrstream.errors import StoreError, StoreOptionError
+from zarrstream.identity import identity_of
 from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
@@ -69,7 +70,7 @@ class ResilientStore(Wrapper):
             raise StoreOptionError(f"retry is a zarrstream.Retry(attempts=…, deadline=…), or None, not {retry!r}")
         self.retry = retry
         self._options: dict[str, Any] = {"retry": retry, "max_concurrency": max_concurrency, "rate": rate}
-        self._shared = str(getattr(store, "limited_place", None) or getattr(store, "place", None) or store)
+        self._shared = str(getattr(store, "limited_place", None) or identity_of(store) or store)
         self.limit: Limit = limit_of(self._shared, max_concurrency=max_concurrency, rate=rate)
 
     def _with_store(self, store: Store) -> Self:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
 
-from zarrstream import kinds
+from zarrstream import identity
 from zarrstream.stores.call import Call
 from zarrstream.stores.wrapper import Wrapper
 
@@ -43,7 +43,7 @@ class TracedStore(Wrapper):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        kind, database = kinds.kind_of(store), kinds.database_of(store)
+        kind, database = identity.kind_of(store), identity.database_of(store)
         self._about = {"zarrstream.store": kind, **database}
         self._is_remote = database.get("db.system.name") in _SERVERS
 

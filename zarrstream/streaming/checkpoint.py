@@ -14,16 +14,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from zarrstream.errors import CheckpointLockedError, CheckpointMismatchError
+from zarrstream.identity import flusher_of, identity_of, legacy_place
 from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.load import stored_objects
-from zarrstream.streaming.place import place_of, publisher_of
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.publication import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from zarr.abc.store import Store
 
     from zarrstream.streaming.chunk import Index
 
@@ -143,13 +147,13 @@ class Checkpoint:
         except BaseException:
             file.close()
             raise
-        return Writer(file, record, Publication(publisher_of(codec.array.store)))
+        return Writer(file, record, Publication(flusher_of(codec.array.store)))
 
     def _binding(self, codec: ArrayCodec) -> dict[str, Any]:
         document = codec.describe()
         return {
             "zarrstream-checkpoint": _FORMAT,
-            "place": place_of(codec.array.store),
+            "place": _place_of(codec.array.store),
             "path": codec.array.store_path.path,
             **document,
             "token": json.loads(json.dumps(self._token, default=repr)),
@@ -220,13 +224,13 @@ class Record:
             return
         grid = self._codec.grid
         for ordinal in self._stored.positions():
-            index = _index_at(ordinal, self._counts)
+            index = tuple(map(int, np.unravel_index(ordinal, self._counts)))
             if grid.object_of(index) not in present:
                 self._stored.discard(index)
                 self.lost += 1
         if grid.shards is None:
             for ordinal in self._elided.positions():
-                index = _index_at(ordinal, self._counts)
+                index = tuple(map(int, np.unravel_index(ordinal, self._counts)))
                 if index in present:
                     self._elided.discard(index)
                     self.lost += 1
@@ -326,14 +330,6 @@ def _spans(ordinals: list[int]) -> Iterator[str]:
             start = after
 
 
-def _index_at(ordinal: int, counts: tuple[int, ...]) -> Index:
-    index = []
-    for count in reversed(counts):
-        ordinal, at = divmod(ordinal, count)
-        index.append(at)
-    return tuple(reversed(index))
-
-
 def _lock(file: IO[bytes], path: str) -> None:
     if fcntl is None:
         return
@@ -341,3 +337,13 @@ def _lock(file: IO[bytes], path: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise CheckpointLockedError(f"{path!r} is in use by another writer: wait for it, or stop it") from error
+
+
+def _place_of(store: Store) -> str:
+    place = legacy_place(store) or identity_of(store)
+    if place is None:
+        raise CheckpointMismatchError(
+            f"{store!r} has no place that another process could open again, so a checkpoint of it could not be believed"
+            ": write without a checkpoint, or into a store with a path or URL"
+        )
+    return str(place)

@@ -23,11 +23,11 @@ from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.sync import _get_loop
 
-from zarrstream.errors import CheckpointMismatchError, UnsupportedArrayError
+from zarrstream.errors import UnsupportedArrayError
+from zarrstream.identity import identity_of, unwrapped
 from zarrstream.streaming.arguments import array_expected
 from zarrstream.streaming.chain import Chain, evolved
 from zarrstream.streaming.grid import Grid, itemsize_of
-from zarrstream.streaming.place import place_of, unwrapped
 from zarrstream.streaming.shard import ShardLayout
 
 if TYPE_CHECKING:
@@ -111,10 +111,8 @@ class ArrayCodec:
     @cached_property
     def lock_name(self) -> object:
         """The store's name among the locks of this process."""
-        try:
-            return place_of(self.array.store)
-        except CheckpointMismatchError:
-            return id(unwrapped(self.array.store))  # it is in this process alone, and lives as long as the array
+        # A store without an identity is in this process alone, and lives as long as the array.
+        return identity_of(self.array.store) or id(unwrapped(self.array.store))
 
     async def store_repaired_document(self) -> None:
         """Store the array's metadata where zarr could read them only repaired, before chunks are written under them.

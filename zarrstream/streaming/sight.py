@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from zarrstream import kinds, signals, telemetry
+from zarrstream import identity, signals, telemetry
 from zarrstream.errors import ChunkError
 from zarrstream.streaming import watched, watched_window
 from zarrstream.streaming.chunk import Chunk
@@ -57,7 +57,7 @@ class StreamSight(Observer):
         self._process = os.getpid()
         self._epoch = time_ns() - perf_counter_ns()  # what the spans' clock is ahead of the durations'
         store = codec.array.store
-        self._flow = {"zarrstream.io.direction": self.direction, "zarrstream.store": kinds.kind_of(store)}
+        self._flow = {"zarrstream.io.direction": self.direction, "zarrstream.store": identity.kind_of(store)}
         self._moving, self._coding = ({**self._flow, "zarrstream.chunk.stage": at} for at in _STAGES[self.direction])
         self._span = sight.start(signals.STREAM, self._description(kind, store))
         self._context = telemetry.context_of(self._span)
@@ -76,7 +76,7 @@ class StreamSight(Observer):
             "zarrstream.array.path": self.codec.array.store_path.path,
             "zarrstream.array.codecs": _names(self.codec.describe()),
             "zarrstream.store": self._flow["zarrstream.store"],
-            **kinds.database_of(store),
+            **identity.database_of(store),
         }
 
     # -- the parts ----------------------------------------------------------------------------------------------------
