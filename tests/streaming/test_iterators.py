@@ -192,3 +192,50 @@ def test_what_is_awaited_is_no_callback(name: str, given: Any) -> None:
     """A coroutine is true whatever it would return: a filter that lets all pass is refused before it does."""
     with pytest.raises(TypeError, match=f"{name} must be a plain callable"):
         stream_chunks(filled(Spy())[0], **{name: given})
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("stream", [stream_chunks, stream_slices])
+def test_a_stream_follows_an_array_that_grows(store: type, stream: Any) -> None:
+    """Each `iter()` and `len()` sees the array's shape of that time."""
+    array, values = filled(store(), shape=(10, 4), chunks=(5, 4))
+    items = stream(array)
+    before = len(items)
+    assert sum(int(item.data.sum()) for item in items) == values.sum()
+    array.append(values)
+    assert len(items) == 2 * before
+    assert sum(int(item.data.sum()) for item in items) == 2 * values.sum()
+    array.resize((5, 4))
+    assert sum(int(item.data.sum()) for item in items) == values[:5].sum()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_progress_counts_what_is_filtered_out_and_knows_the_total(store: type) -> None:
+    """At the end what is done, given up and filtered out are all."""
+    array, _ = filled(store())
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "get" and key == "c/1/0":
+            raise OSError("disk on fire")
+
+    async def fail_awaited(operation: str, key: str) -> None:
+        fail(operation, key)
+
+    array.store.hook = fail if store is Spy else fail_awaited
+    told: list[Any] = []
+    list(stream_chunks(array, filter=lambda index: index[1] != 2, on_error="skip", progress=told.append))
+    last = told[-1]
+    assert (last.done, last.failed, last.skipped, last.total) == (7, 1, 4, 12)
+    list(stream_slices(array, thickness=5, on_error="skip", progress=told.append))
+    assert (told[-1].done, told[-1].failed, told[-1].total) == (3, 1, 4)
+    list(stream_chunks(array, include_missing=False, on_error="skip", progress=told.append))
+    assert told[-1].total is None
+
+
+def test_a_slice_of_numpy_integers_holds_integers() -> None:
+    """Whatever thickness, step and region were made of."""
+    array, _ = filled(Spy())
+    options: dict[str, Any] = {"thickness": np.int64(3), "step": np.int64(5), "start": np.int64(1)}
+    for item in stream_slices(array, region=np.s_[np.int64(0) : np.int64(20)], **options):
+        assert {type(at) for part in item.region for at in (part.start, part.stop)} == {int}
+        assert type(item.start) is int

@@ -51,7 +51,7 @@ class AsyncStream(Generic[Item]):
         Whether requests run on the running loop, or on zarr's own.
     """
 
-    def __init__(self, stream: read.Stream[Item], *, awaited: bool) -> None:
+    def __init__(self, stream: read.Stream[Item, Any], *, awaited: bool) -> None:
         self._stream = stream
         self._awaited = awaited
         self._open: weakref.WeakSet[Items[Item]] = weakref.WeakSet()
@@ -101,7 +101,7 @@ class Items(AsyncIterator[Item]):
         Whether requests run on the running loop, or on zarr's own.
     """
 
-    def __init__(self, stream: read.Stream[Item], *, awaited: bool) -> None:
+    def __init__(self, stream: read.Stream[Item, Any], *, awaited: bool) -> None:
         self._plan, begin, self._tally = stream.beginning()
         self._pass = OnLoop(self._plan, begin, awaited=awaited)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, Self, TypeVar
 
 from zarrstream.streaming.chunk import Chunk, Progress, show_region
 from zarrstream.streaming.codec import AnyArray, ArrayCodec
@@ -15,17 +16,43 @@ from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnErro
 from zarrstream.streaming.reading import ReadPlan, Skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import TracebackType
 
+    from zarrstream.streaming.chunk import Index
+
 Item = TypeVar("Item")
+Plan = TypeVar("Plan", bound="Planned")
 
 
-class Stream(ABC, Generic[Item]):
-    """What both kinds of streams share: every ``iter()`` starts anew, and all of them can be ended at once."""
+class Planned(Protocol):
+    """A checked request for a stream of one array."""
 
-    def __init__(self) -> None:
+    @property
+    def codec(self) -> ArrayCodec:
+        """The array, as it was when the request was checked."""
+
+
+class Stream(ABC, Generic[Item, Plan]):
+    """The base of both kinds of streams: every ``iter()`` starts anew, and all of them can be ended at once.
+
+    Parameters
+    ----------
+    make : callable
+        Checks the request; called again when the array has been resized since.
+    """
+
+    def __init__(self, make: Callable[[], Plan]) -> None:
+        self._make = make
+        self._made = make()
         self._open: weakref.WeakKeyDictionary[Generator[Item, None, None], Ending] = weakref.WeakKeyDictionary()
+
+    @property
+    def _plan(self) -> Plan:
+        codec = self._made.codec
+        if codec.metadata is not codec.array.metadata:
+            self._made = self._make()
+        return self._made
 
     @abstractmethod
     def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
@@ -88,7 +115,7 @@ class Stream(ABC, Generic[Item]):
         raise TypeError("a stream does not pickle: send the array, and make the stream where it is used")
 
 
-class ChunkStream(Stream[Chunk]):
+class ChunkStream(Stream[Chunk, ReadPlan]):
     """A lazy, repeatable pass over an array's chunks; made by `stream_chunks`.
 
     Every ``iter()`` starts anew and reads nothing before the first chunk is asked for. Leaving it early, by
@@ -101,13 +128,13 @@ class ChunkStream(Stream[Chunk]):
     `zarrstream.aio` there.
     """
 
-    def __init__(self, plan: ReadPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
     def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
         """What is read, how a pass over it begins, and what counts it."""
-        return self._plan, self._plan.begin, Tally(self._plan)
+        plan = self._plan
+        tally = Tally(plan.codec.grid.count(plan.region) if plan.include_missing else None)
+        if plan.filter is not None and plan.progress is not None:
+            plan = replace(plan, filter=tally.counting(plan.filter))
+        return plan, plan.begin, tally
 
     def _count(self) -> int | None:
         return self._plan.chunk_count
@@ -126,16 +153,25 @@ class Tally:
 
     Parameters
     ----------
-    plan : ReadPlan
-        What is read.
-    total : int, optional
-        How many items will come; default the plan's chunk count.
+    total : int or None
+        How many items there are, those that will be skipped or given up included; None where that is not known.
     """
 
-    def __init__(self, plan: ReadPlan, total: int | None = None) -> None:
-        self._total = plan.chunk_count if total is None else total
-        self._done = self._failed = self._nbytes = 0
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._done = self._failed = self._skipped = self._nbytes = 0
         self._last: tuple[int, ...] | None = None
+
+    def counting(self, wanted: Filter) -> Filter:
+        """Return a filter that counts what it leaves out."""
+
+        def counted(index: Index) -> object:
+            answer = wanted(index)
+            if not answer:
+                self._skipped += 1
+            return answer
+
+        return counted
 
     def add(self, item: Any) -> Progress:
         """Count a chunk, slice or skipped one, and tell how far the stream has come."""
@@ -145,7 +181,7 @@ class Tally:
             self._done += 1
             self._nbytes += item.data.nbytes
             self._last = item.index if isinstance(item, Chunk) else (item.start,)
-        return Progress(self._done, self._total, self._failed, 0, self._nbytes, self._last)
+        return Progress(self._done, self._total, self._failed, self._skipped, self._nbytes, self._last)
 
 
 def stream_chunks(
@@ -220,9 +256,10 @@ def stream_chunks(
     >>> [int(chunk.data.sum()) for chunk in stream_chunks(array)]
     [66, 210]
     """
-    codec = ArrayCodec(array)
-    return ChunkStream(
-        ReadPlan(
+
+    def plan() -> ReadPlan:
+        codec = ArrayCodec(array)
+        return ReadPlan(
             codec,
             normalize_region(region, codec.grid.shape),
             Limits(concurrency, timeout, max_bytes),
@@ -233,4 +270,5 @@ def stream_chunks(
             writable,
             progress,
         )
-    )
+
+    return ChunkStream(plan)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from zarrstream.streaming.chunk import Index, Region
+    from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.presence import Presence
     from zarrstream.streaming.window import Inbox, LoopInbox
@@ -40,6 +41,11 @@ class SlicePlan:
     stop: int
     thickness: int
     writable: bool
+
+    @property
+    def codec(self) -> ArrayCodec:
+        """The array."""
+        return self.read.codec
 
     @property
     def count(self) -> int | None:

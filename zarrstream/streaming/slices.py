@@ -16,19 +16,16 @@ if TYPE_CHECKING:
     from zarrstream.streaming.faces import Begin
 
 
-class SliceStream(Stream[Slice]):
+class SliceStream(Stream[Slice, SlicePlan]):
     """A lazy, repeatable pass over an array's slices; made by `stream_slices`.
 
     Behaves as `ChunkStream` does: every ``iter()`` starts anew, and leaving it early leaves nothing behind.
     """
 
-    def __init__(self, plan: SlicePlan) -> None:
-        super().__init__()
-        self._plan = plan
-
     def beginning(self) -> tuple[ReadPlan, Begin, Tally]:
         """What is read, how a pass over it begins, and what counts it."""
-        return self._plan.read, self._plan.begin, Tally(self._plan.read, self._plan.count)
+        plan = self._plan
+        return plan.read, plan.begin, Tally(len(plan.starts))
 
     def _count(self) -> int | None:
         return self._plan.count
@@ -100,33 +97,37 @@ def stream_slices(
     >>> [s.data.shape for s in stream_slices(array, thickness=4)]
     [(4, 4), (2, 4)]
     """
-    codec = ArrayCodec(array)
-    limits = Limits(concurrency, timeout, max_bytes)
-    at = axis_of(codec, axis)
-    step = thickness if step is None else step
-    for name, value in (("thickness", thickness), ("step", step)):
-        if not is_whole(value) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    wanted = normalize_region(region, codec.grid.shape)
-    low, high, _ = slice(start, stop).indices(codec.grid.shape[at])
-    low, high = max(low, wanted[at].start), min(high, wanted[at].stop)
-    wanted = (*wanted[:at], slice(low, max(low, high)), *wanted[at + 1 :])
-    read = ReadPlan(
-        codec,
-        wanted,
-        limits,
-        ordered=ordered,
-        filter=None,
-        include_missing=True,
-        on_error=on_error,
-        writable=False,
-        progress=progress,
-        kind="slices",
-    )
-    starts = range(low, low if any(part.stop <= part.start for part in wanted) else high, step)
-    plan = SlicePlan(read, at, starts, high, thickness, writable)
-    plan.check_slab()
-    return SliceStream(plan)
+
+    def request() -> SlicePlan:
+        codec = ArrayCodec(array)
+        limits = Limits(concurrency, timeout, max_bytes)
+        at = axis_of(codec, axis)
+        apart = thickness if step is None else step
+        for name, value in (("thickness", thickness), ("step", apart)):
+            if not is_whole(value) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        wanted = normalize_region(region, codec.grid.shape)
+        low, high, _ = slice(start, stop).indices(codec.grid.shape[at])
+        low, high = max(low, wanted[at].start), min(high, wanted[at].stop)
+        wanted = (*wanted[:at], slice(low, max(low, high)), *wanted[at + 1 :])
+        read = ReadPlan(
+            codec,
+            wanted,
+            limits,
+            ordered=ordered,
+            filter=None,
+            include_missing=True,
+            on_error=on_error,
+            writable=False,
+            progress=progress,
+            kind="slices",
+        )
+        starts = range(low, low if any(part.stop <= part.start for part in wanted) else high, apart)
+        plan = SlicePlan(read, at, starts, high, int(thickness), writable)
+        plan.check_slab()
+        return plan
+
+    return SliceStream(request)
 
 
 def axis_of(codec: ArrayCodec, axis: int | str) -> int:
