@@ -21,6 +21,7 @@ _META = struct.Struct("=II16x40xQ48xQQ")  # magic, version, root of the free lis
 _MAGIC = 0xBEEFC0DE, 1
 _BRANCH, _BIG = 0x01, 0x01  # of a page: nodes lead to pages; of a node: its data are on pages of their own
 _NOWHERE = 2**64 - 1
+_AT_ONCE = 1 << 13  # numbers
 
 
 class CutShortError(Exception):
@@ -55,36 +56,57 @@ class Pages:
         CutShortError
             Something is not there.
         """
+        try:
+            return self._check(transaction)
+        except (struct.error, ValueError, OverflowError) as error:
+            raise CutShortError(f"its list of free pages is damaged ({error})") from error
+
+    def _check(self, transaction: int) -> bool:
         for meta in (self._read(_HEADER, _META.size), self._read(self.size + _HEADER, _META.size)):
             *magic, root, last, made_by = _META.unpack(meta)
             if tuple(magic) != _MAGIC:
                 return True  # another LMDB's layout: nothing can be told of it
             if made_by == transaction:
                 there = self.file.seek(0, 2) // self.size
-                lacking = set(range(there, last + 1))
-                if lacking and not lacking <= set(self._free(root)):
+                lacking = last + 1 - there
+                # A page number takes eight bytes: so many as the file can hold may be free, and a damaged number,
+                # or a large database of which little was copied, shall cost no more memory than that.
+                if lacking > 0 and (lacking > there * self.size // 8 or self._free_of(root, there, last) < lacking):
                     raise CutShortError(f"{there * self.size:,} of {(last + 1) * self.size:,} bytes are there")
                 return True
         return False
 
-    def _free(self, root: int) -> Iterator[int]:
+    def _free_of(self, root: int, first: int, last: int) -> int:
+        """Return how many of the pages ``first`` to ``last`` are on the list of free ones."""
+        return len({number for number in self._free(root, set()) if first <= number <= last})
+
+    def _free(self, root: int, seen: set[int]) -> Iterator[int]:
         """Yield the numbers on the list of free pages, below a page of its tree."""
         if root == _NOWHERE:
             return
+        if root in seen:
+            raise CutShortError("its list of free pages leads in a circle")
+        seen.add(root)
         page = self._read(root * self.size, self.size)
         _, _, flags, end, _ = _PAGE.unpack_from(page)
         for (at,) in struct.iter_unpack("=H", page[_HEADER:end]):
             low, high, kind, key = _NODE.unpack_from(page, at)
             length, at_data = low | high << 16, at + _NODE.size + key
             if flags & _BRANCH:
-                yield from self._free(length | kind << 32)
-                continue
-            data = page[at_data : at_data + length]
-            if kind & _BIG:
+                yield from self._free(length | kind << 32, seen)
+            elif kind & _BIG:
                 (number,) = struct.unpack_from("=Q", page, at_data)
-                data = self._read(number * self.size + _HEADER, length)
-            count, *numbers = struct.unpack(f"={length // 8}Q", data)
-            yield from numbers[:count]
+                yield from self._numbers(number * self.size + _HEADER, length)
+            else:
+                count, *numbers = struct.unpack(f"={length // 8}Q", page[at_data : at_data + length])
+                yield from numbers[:count]
+
+    def _numbers(self, start: int, length: int) -> Iterator[int]:
+        """Yield the numbers of a list that lies on pages of its own, some thousands at a time."""
+        (count,) = struct.unpack("=Q", self._read(start, 8))
+        for first in range(0, min(count, length // 8 - 1), _AT_ONCE):
+            some = min(_AT_ONCE, min(count, length // 8 - 1) - first)
+            yield from struct.unpack(f"={some}Q", self._read(start + 8 + 8 * first, 8 * some))
 
     def _read(self, start: int, nbytes: int) -> bytes:
         self.file.seek(start)
