@@ -11,6 +11,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
+from zarrstream.concurrency.many_locks import ManyLocks
 from zarrstream.errors import StoreCorruptError, StoreError, StoreFullError, StoreOptionError, StoreUnavailableError
 from zarrstream.mappings.links import ThreadLinks
 from zarrstream.mappings.lmdb_errors import file_system_bytes, is_open_twice, translated
@@ -84,23 +85,19 @@ class Environment(ThreadLinks[Any]):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait until no thread of this process is in a transaction, and keep it so. The caller is in none."""
-        held: list[threading.RLock] = []
-        try:
-            while not self._take_all(held):
-                _release(held)
-            yield
-        finally:
-            _release(held)
+        while True:
+            held = ManyLocks()
+            try:
+                if self._take_all(held):
+                    yield
+                    return
+            finally:
+                held.release()
 
-    def _take_all(self, held: list[threading.RLock]) -> bool:
+    def _take_all(self, held: ManyLocks) -> bool:
         """Take every lock; give up after a while, since a signal handler in the midst of a call may want the same."""
-        self._guard.acquire()
-        held.append(self._guard)
-        for link in list(self._all):
-            if not link.lock.acquire(timeout=_TURN_SECONDS):
-                return False
-            held.append(link.lock)
-        return True
+        held.take(self._guard)
+        return all(held.take(link.lock, _TURN_SECONDS) for link in list(self._all))
 
     def close(self) -> None:
         """Close the environment as soon as running calls return; the next call opens it again."""
@@ -301,11 +298,6 @@ def _passes(error: Exception) -> bool:
     the opening and our first look into it.
     """
     return is_open_twice(error) or isinstance(error, lmdb.MapResizedError | lmdb.ReadersFullError)
-
-
-def _release(held: list[threading.RLock]) -> None:
-    while held:
-        held.pop().release()
 
 
 _environments: WeakValueDictionary[str, Environment] = WeakValueDictionary()

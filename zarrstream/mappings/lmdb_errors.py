@@ -72,6 +72,7 @@ _SYSTEM: dict[int, _Entry] = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.ENOENT: _UNREACHABLE,
+    errno.ENOTDIR: _UNREACHABLE,
     errno.EIO: _UNREACHABLE,
     errno.ESTALE: _UNREACHABLE,
     errno.ENOMEM: _MEMORY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -136,48 +137,65 @@ class TableFolder(Folder):
             if self.home in _held:  # a finalizer that runs in the midst of a call of its own thread
                 yield True
                 return
-            descriptor = self._lock(create=create)
-            if descriptor is None:
-                yield False
-                return
-            _held.add(self.home)
             try:
-                yield True
+                there = self._lock(create=create)
+                if there:
+                    _held.add(self.home)
+                yield there
+            except StoreError:
+                raise
+            except OSError as error:
+                raise translated(error, self.home, self.what) from error
             finally:
-                _held.discard(self.home)
-                with suppress(OSError):
-                    os.rmdir(self.home)  # noqa: PTH106
-                self._unlock(descriptor)
+                # The lock first of all: what a signal handler raises after the next call may take the rest away.
+                # Said explicitly: a process that was forked at this moment has the descriptor, too.
+                if self.home in _descriptors:
+                    self._leave()
 
-    def _lock(self, *, create: bool) -> int | None:
+    def _leave(self) -> None:
+        """Remove the folder if it is empty, and give the lock back, whatever is raised meanwhile."""
+        try:
+            if self.home in _held:  # otherwise the wait for it was interrupted, and it is another's
+                _held.discard(self.home)
+                with suppress(OSError):  # there are tables in it
+                    os.rmdir(self.home)  # noqa: PTH106
+        finally:
+            self._unlock()
+
+    def _lock(self, *, create: bool) -> bool:
         while True:
             try:
-                descriptor = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # Kept at once, by its place: whatever is raised from here on, `locked` finds it.
+                _descriptors[self.home] = os.open(
+                    self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
             except FileNotFoundError:
                 if not create:
-                    return None
+                    return False
                 with suppress(FileExistsError):
                     os.mkdir(self.home, 0o700)  # noqa: PTH102
                 continue
-            except OSError as error:
+            except NotADirectoryError as error:
                 raise self._not_ours() from error
-            _descriptors.add(descriptor)
-            found = os.fstat(descriptor)
+            except OSError as error:
+                if error.errno == errno.ELOOP:  # a symbolic link
+                    raise self._not_ours() from error
+                raise
+            found = os.fstat(_descriptors[self.home])
             ours = found.st_uid == os.geteuid() and not found.st_mode & 0o077
             if ours:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(_descriptors[self.home], fcntl.LOCK_EX)
                 if _is_at(self.home, found):
-                    return descriptor
-            self._unlock(descriptor)
+                    return True
+            self._unlock()
             if not ours:
                 raise self._not_ours()
             # Otherwise, who held it before us removed it.
 
-    def _unlock(self, descriptor: int) -> None:
-        _descriptors.discard(descriptor)
-        # Said explicitly: a process that was forked at this moment has the descriptor, too.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+    def _unlock(self) -> None:
+        if self.home in _descriptors:
+            fcntl.flock(_descriptors[self.home], fcntl.LOCK_UN)
+            os.close(_descriptors.pop(self.home))
 
     def _not_ours(self) -> StoreAccessError:
         return StoreAccessError(
@@ -196,14 +214,14 @@ def _is_at(path: str, found: os.stat_result) -> bool:
 
 _turn = threading.RLock()
 _held: set[str] = set()
-_descriptors: set[int] = set()
+_descriptors: dict[str, int] = {}  # the locked folder's, by its path
 
 
 def _after_fork_in_child() -> None:
     # Not taken before the fork: other threads take it while they hold what a fork waits for. Here it is made anew.
     global _turn  # noqa: PLW0603
     _turn = threading.RLock()
-    for descriptor in _descriptors:
+    for descriptor in _descriptors.values():
         os.close(descriptor)
     _descriptors.clear()
     _held.clear()
