@@ -13,9 +13,12 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore
 
-from tests.streaming.spies import AsyncSpy, Spy, stream_threads
+from tests.streaming.spies import AsyncSpy, Spy, eventually, stream_threads
 from zarrstream import aio, stream_chunks, stream_slices, write_stream
 from zarrstream.errors import ChunkReadError, ChunkTimeoutError
+from zarrstream.streaming.crew import Crew, Line
+from zarrstream.streaming.job import Halt, Job
+from zarrstream.streaming.window import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +109,7 @@ async def written(face: str, array: zarr.Array, source: Any, **options: Any) -> 
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("policy", ["retry", "skip"])
+@pytest.mark.parametrize("policy", ["retry", "skip", "raise"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["plain", "sharded"])
 @pytest.mark.parametrize("kind", ["chunks", "slices"])
 @pytest.mark.parametrize("face", ["blocking", "aio"])
@@ -125,15 +128,66 @@ async def test_each_chunk_is_delivered_or_told_once(
         told.append(error)
         return policy
 
-    got = await items(face, kind, array, on_error=decide, timeout=0.05, concurrency=random_.choice([1, 2, 4]))
+    options = {"timeout": 0.05, "concurrency": random_.choice([1, 2, 4]), "ordered": random_.random() < 0.5}
+    if policy == "raise":
+        with pytest.raises((ChunkReadError, ChunkTimeoutError)):
+            await items(face, kind, array, **options)
+        got = []
+    else:
+        got = await items(face, kind, array, on_error=decide, **options)
     for item in got:
         assert np.array_equal(item.data, VALUES[item.region])
     if policy == "retry":
         assert sum(item.data.size for item in got) == VALUES.size
-    elif kind == "chunks":
+    elif policy == "skip" and kind == "chunks":
         delivered = Counter(item.index for item in got) + Counter(error.index for error in told)
         assert delivered == Counter(np.ndindex(8, 8))
+    store.let_go.set()
+    assert await asyncio.to_thread(eventually, lambda: not stream_threads() and not store.running)
     assert {type(error) for error in told} <= {ChunkReadError, ChunkTimeoutError}
+
+
+def test_a_job_that_was_given_up_is_nobody_s() -> None:
+    """Whoever has it may go on: neither what the consumer took over nor the other jobs hear of it."""
+    halt = Halt("stop all")
+    job = Job(0, [(0,), (1,)], 8, halt, None)
+    job.results.append("the first")
+    assert job.claim()
+    job.kept = list(job.results)
+    job.fail(ConnectionResetError("at last"))
+    job.results.append("the second")
+    assert job.taken == ["the first"]
+    assert job.halted
+    assert halt.limit == float("inf")
+    assert not job.claim()
+
+
+def test_a_loop_that_ends_first_is_no_error_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose next stage has no loop any more ends as failed, and nothing is printed."""
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    loop, entered, gate = asyncio.new_event_loop(), threading.Event(), threading.Event()
+
+    def work(_: Job) -> None:
+        entered.set()
+        gate.wait(10)
+
+    async def after(*_: Any) -> None:
+        raise AssertionError("there is no loop for it")
+
+    inbox = Inbox()
+    crew = Crew(Line(work=work, after=after, loop=loop), inbox, 1, None)
+    job = Job(0, [(0,)], 8, Halt("go on"), None)
+    crew.start(job)
+    entered.wait(10)
+    loop.close()
+    gate.set()
+    inbox.wait(10)
+    assert inbox.take() is job
+    assert "loop" in str(job.results[0].error)
+    crew.dismiss(())
+    crew.join(10)
+    assert raised == []
 
 
 class Down(Spy):
