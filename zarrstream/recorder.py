@@ -92,7 +92,7 @@ class _File:
                     return
                 self._end()
             reason = "the disk is full"
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:  # a full disk, a value JSON has no word for: told below
             self.close()
             reason = str(error)
         logger.warning("the trace %s ends here: %s", self._path, reason)

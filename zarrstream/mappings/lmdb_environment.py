@@ -172,7 +172,7 @@ class Environment(ThreadLinks[Any]):
             except StoreError:
                 self.shut()
                 raise
-            except (lmdb.Error, OSError) as error:
+            except (lmdb.Error, OSError) as error:  # one that passes is tried again
                 self.shut()
                 if not _passes(error) or time.monotonic() > deadline:
                     self._fail(error)

@@ -80,7 +80,7 @@ class Spill(EntryFile):
                     self.length += len(header) + info.file_size
         except BaseException:
             self.length = before
-            with suppress(OSError):
+            with suppress(OSError):  # what is behind the end is never read
                 os.ftruncate(self.descriptor, before)
             raise
         self.live += self.length - before
