@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextvars import copy_context
 from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, cast
 
@@ -21,10 +20,11 @@ from zarrstream.streaming.job import Failure
 from zarrstream.streaming.load import stored_objects
 from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
+from zarrstream.streaming.pull import Pull
 from zarrstream.streaming.reading import Skipped
 from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.write import ended, plan_of
-from zarrstream.streaming.writing import END, NOTHING_YET, PUBLISH, Writing
+from zarrstream.streaming.writing import PUBLISH, Writing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -236,6 +236,14 @@ async def _write(
 
 
 async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> None:
+    pull = Pull(work, inbox)
+    try:
+        await _take_steps(work, inbox, pull, source)
+    finally:
+        pull.close()
+
+
+async def _take_steps(work: Writing, inbox: LoopInbox, pull: Pull, source: AsyncIterator[Any]) -> None:
     steps = work.steps()
     item: Any = None
     error: BaseException | None = None
@@ -251,74 +259,11 @@ async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> N
         if step is PUBLISH:
             await asyncio.to_thread(work.publish)
             continue
-        pull = _Pull(work, inbox)
         try:
             item = await pull.next(source)
         except Exception as failure:  # noqa: BLE001  # raised again once what the source yielded is written
             item = Failure(failure)
         error = pull.error
-
-
-class _Pull:
-    """Awaits the source's next item; what the store acknowledges meanwhile is taken in at once.
-
-    Parameters
-    ----------
-    work : Writing
-        What takes it in.
-    inbox : LoopInbox
-        Where it arrives.
-    """
-
-    def __init__(self, work: Writing, inbox: LoopInbox) -> None:
-        self._work, self._inbox = work, inbox
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._context = copy_context()
-        self._timer: asyncio.TimerHandle | None = None
-        self._ended = False
-        self.error: BaseException | None = None  # of `progress` or of the checkpoint: it ends the write
-
-    async def next(self, source: AsyncIterator[Any]) -> Any:
-        """Return the item; `NOTHING_YET` where a chunk has failed first, which ends the write."""
-        task = self._task
-        assert task is not None
-        cancelling = task.cancelling()
-        self._inbox.listener = self._hear
-        self._look_again()
-        try:
-            item = await anext(source, END)
-        except asyncio.CancelledError:
-            if not self._ended or task.uncancel() > cancelling:
-                raise
-            item = NOTHING_YET
-        else:
-            if self._ended:  # the source has caught it, and goes on
-                task.uncancel()
-        finally:
-            self._inbox.listener = None
-            if self._timer is not None:
-                self._timer.cancel()
-        return item
-
-    def _hear(self) -> None:
-        """Take in what has arrived, and end the wait where that ends the write."""
-        if self._ended:
-            return
-        try:
-            self._ended = self._context.run(self._work.take_in_meanwhile)
-        except BaseException as error:  # noqa: BLE001  # the write raises it
-            self._ended, self.error = True, error
-        if self._ended and self._task is not None:
-            self._task.cancel()
-        self._look_again()
-
-    def _look_again(self) -> None:
-        """Look when the next chunk may be overdue, too."""
-        if self._timer is not None:
-            self._timer.cancel()
-        patience = None if self._ended or self._work.window.idle else self._work.window.patience()
-        self._timer = None if patience is None else self._loop.call_later(patience, self._hear)
 
 
 async def _awaited(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
