@@ -78,8 +78,8 @@ def test_a_few_inner_chunks_are_ranges(store: type) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_shards_over_budget_read_their_index_once(store: type, decodings: Counter[bytes]) -> None:
-    """A shard that does not fit is read in runs: its index once, each chunk's bytes once."""
+def test_shards_over_budget_read_each_chunk_once(store: type, decodings: Counter[bytes]) -> None:
+    """A shard that does not fit is read in runs: each chunk's bytes once, its index with each run."""
     array, values = filled(store(), shape=(64, 64), chunks=(8, 8), shards=(64, 64), compressors=Counting())
     ranges: list[tuple[int, int]] = []
     size = len(array.store._store_dict["c/0/0"].to_bytes())
@@ -110,6 +110,6 @@ def test_shards_over_budget_read_their_index_once(store: type, decodings: Counte
     assert (out == values).all()
     assert set(decodings.values()) == {1}
     ranges.sort()
-    assert ranges.count(ranges[-1]) == 1
-    assert all(before[1] <= after[0] for before, after in pairwise(ranges))
-    assert len(ranges) > 4
+    pieces = [found for found in ranges if found != ranges[-1]]
+    assert all(before[1] <= after[0] for before, after in pairwise(pieces))
+    assert len(pieces) >= ranges.count(ranges[-1]) > 4

@@ -17,7 +17,7 @@ from zarrstream.streaming import read, slices
 from zarrstream.streaming.codec import AnyArray, zarr_loop
 from zarrstream.streaming.faces import OnLoop, await_on, lives_here
 from zarrstream.streaming.job import Failure
-from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.pull import Pull

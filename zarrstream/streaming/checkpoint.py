@@ -20,7 +20,7 @@ from zarrstream.errors import CheckpointLockedError, CheckpointMismatchError
 from zarrstream.identity import flusher_of, identity_of, legacy_place
 from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.faces import refuse_own_loop, run_on
-from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.publication import Publication
 

@@ -171,8 +171,8 @@ class ArrayCodec:
 
     @cached_property
     def fill(self) -> NDArray:
-        """A whole chunk of fill values, read-only: absent chunks are views of it."""
-        return self.filled(self.grid.chunks, writable=False)
+        """A whole chunk of fill values, read-only, of one element in memory: absent chunks are views of it."""
+        return np.broadcast_to(self.filled((1,) * len(self.grid.chunks), writable=False), self.grid.chunks)
 
     def filled(self, shape: tuple[int, ...], *, writable: bool = True) -> NDArray:
         """Make an array of fill values.

@@ -11,7 +11,7 @@ import zarr
 
 from zarrstream.streaming.arguments import of_another_loop
 from zarrstream.streaming.codec import zarr_loop
-from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import UNWATCHED, Observer, observer_of
 from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
 

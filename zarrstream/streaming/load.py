@@ -6,16 +6,13 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from zarr import errors as zarr_errors
 
-from zarrstream.errors import StoreUnavailableError
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
-from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.job import Failure, Job
-from zarrstream.streaming.patience import answering
-from zarrstream.streaming.presence import Presence
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
 from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
 from zarrstream.streaming.turns import SMALL_BYTES, Turns
@@ -32,8 +29,11 @@ if TYPE_CHECKING:
     from zarrstream.streaming.shard import ShardLayout
 
     ShardIndex: TypeAlias = npt.NDArray[Any]
+    Pieces: TypeAlias = dict[tuple[int, int], Any]
 
 _NotFound: type[Exception] = getattr(zarr_errors, "ChunkNotFoundError", LookupError)  # zarr has it from 3.3 on
+_ATTEMPTS = 5  # at a shard that is written anew while its parts are read
+_CHANGING = "the shard was written anew each time while its chunks were read: let its writer end, or read it later"
 _INDEXES_BYTES = 16 << 20  # shard indexes kept for the runs of shards that are read piece by piece
 
 
@@ -73,7 +73,9 @@ class Loader:
         self._include_missing, self._writable = include_missing, writable
         decoder = Decoder(codec, region, include_missing=include_missing, writable=writable)
         self._decoder = observer.decoder(decoder)
-        self._port: SyncPort | None = observer.port(sync_port(codec))
+        port = sync_port(codec)
+        self._port: SyncPort | None = observer.port(port)
+        self._version: Callable[[str], object] | None = getattr(port, "version", None)
         self._awaited = observer.awaited(LoopTransport(codec.array.store, requests))
         self._cuts_shards = cuts_shards
         self._gap = 0 if cuts_shards else GAP_BYTES
@@ -173,17 +175,15 @@ class Loader:
         key = self._codec.key(run.shard or ())
         start = time.monotonic()
         job.timing(0, len(run.indices))
-        pieces: dict[tuple[int, int], Any] = {}
+        pieces: Pieces = {}
         if self._fetches_whole(layout, run):
             raw = port.get(key)
             index = None if raw is None else layout.index_of(memoryview(raw).cast("B"))
             pieces[(0, len(raw) if raw is not None else 0)] = raw
         else:
-            index = self._indexes.get(run.shard, lambda: self._index(layout, port.get(key, *layout.index_range)))
-            for span in coalesce((span for span in self._spans(layout, index, run) if span), self._gap):
-                if job.halted:
-                    return
-                pieces[span] = _complete(port.get(key, *span), span)
+            index, pieces = self._read_parts(job, run, layout, key)
+            if job.halted:
+                return
         self._after_shard(job, run, index, pieces, time.monotonic() - start)
 
     async def _fetch_shard(self, job: Job, began: Callable[[], None]) -> None:
@@ -191,23 +191,74 @@ class Loader:
         layout = self._codec.shard
         assert layout is not None
         key = self._codec.key(run.shard or ())
-        pieces: dict[tuple[int, int], Any] = {}
+        pieces: Pieces = {}
         if self._fetches_whole(layout, run):
             raw = await self._awaited.get(key, began=began)
             index = None if raw is None else layout.index_of(memoryview(raw).cast("B"))
             pieces[(0, len(raw) if raw is not None else 0)] = raw
         else:
-
-            async def read_index() -> ShardIndex | None:
-                return self._index(layout, await self._awaited.get(key, *layout.index_range, began=began))
-
-            index = await self._indexes.aget(run.shard, read_index)
-            spans = coalesce((span for span in self._spans(layout, index, run) if span), self._gap)
-            raws = await asyncio.gather(*(self._awaited.get(key, *span, began=began) for span in spans))
-            pieces = {span: _complete(raw, span) for span, raw in zip(spans, raws, strict=True)}
+            index, pieces = await self._fetch_parts(job, run, layout, key, began)
         if index is None:
             self._refuse_missing(run.indices[0])
         job.load = (run.indices, list(self._cut(layout, index, run, pieces)), self._codec.decode_inner)
+
+    # A range is read from whatever object has the key then, and the index may be of the one before. So one looks
+    # afterwards: at the file, or where the store has no cheap way to tell at the index again.
+
+    def _read_parts(self, job: Job, run: Run, layout: ShardLayout, key: str) -> tuple[ShardIndex | None, Pieces]:
+        port, version = self._port, self._version
+        assert port is not None
+
+        def read_index() -> tuple[ShardIndex | None, object]:
+            seen = None if version is None else version(key)
+            return self._index(layout, port.get(key, *layout.index_range)), seen
+
+        for attempt in range(_ATTEMPTS):
+            (index, seen), fresh = self._indexes.get(run.shard, job, read_index)
+            pieces: Pieces = {}
+            short: ValueError | None = None
+            for span in coalesce((span for span in self._spans(layout, index, run) if span), self._gap):
+                if job.halted:
+                    return index, {}
+                try:
+                    pieces[span] = _complete(port.get(key, *span), span, layout, index)
+                except ValueError as error:
+                    short = error
+            if version is not None:
+                same = version(key) == seen
+            else:
+                same = (fresh and not attempt and short is None) or _equal(read_index()[0], index)
+            if same and short is None:
+                return index, pieces
+            self._indexes.forget(run.shard)
+            if same and short is not None:
+                raise short
+        raise ValueError(_CHANGING)
+
+    async def _fetch_parts(
+        self, job: Job, run: Run, layout: ShardLayout, key: str, began: Callable[[], None]
+    ) -> tuple[ShardIndex | None, Pieces]:
+        async def read_index() -> ShardIndex | None:
+            return self._index(layout, await self._awaited.get(key, *layout.index_range, began=began))
+
+        for attempt in range(_ATTEMPTS):
+            index, fresh = await self._indexes.aget(run.shard, job, began, read_index)
+            spans = coalesce((span for span in self._spans(layout, index, run) if span), self._gap)
+            raws = await asyncio.gather(*(self._awaited.get(key, *span, began=began) for span in spans))
+            try:
+                pieces = {span: _complete(raw, span, layout, index) for span, raw in zip(spans, raws, strict=True)}
+                short = None
+            except ValueError as error:
+                short = error
+            if short is None and fresh and not attempt:
+                return index, pieces
+            same = _equal(await read_index(), index)
+            if same and short is None:
+                return index, pieces
+            self._indexes.forget(run.shard)
+            if same and short is not None:
+                raise short
+        raise ValueError(_CHANGING)
 
     def _after_shard(self, job: Job, run: Run, index: ShardIndex | None, pieces: dict[Any, Any], spent: float) -> None:
         if index is None:
@@ -278,58 +329,20 @@ class Loader:
             job.results.append(Chunk(index, region, data))
 
 
-def _complete(raw: Any, span: tuple[int, int]) -> Any:
-    got = 0 if raw is None else len(memoryview(raw).cast("B"))
-    if got != span[1] - span[0]:
+def _complete(raw: Any, span: tuple[int, int], layout: ShardLayout, index: ShardIndex | None) -> Any:
+    """Take a range's bytes if they are all there, or out of the whole shard where the server answered with that."""
+    view = memoryview(b"" if raw is None else raw).cast("B")
+    asked, got = span[1] - span[0], len(view)
+    if got == asked:
+        return raw
+    if got < asked:
         raise ValueError(f"asked for bytes {span[0]} to {span[1]} of the shard and got {got}: truncated")
-    return raw
+    if got >= span[1] and got >= layout.index_nbytes and _equal(layout.index_of(view), index):
+        return view[span[0] : span[1]]
+    raise ValueError(
+        f"asked for bytes {span[0]} to {span[1]} of the shard and got {got}, more than that: the server ignores ranges"
+    )
 
 
-async def stored_objects(codec: ArrayCodec, timeout: float | None = None) -> Presence | None:  # noqa: ASYNC109  # for each answer, not for the whole
-    """List which of an array's objects are in its store; None where the store cannot list.
-
-    Parameters
-    ----------
-    codec : ArrayCodec
-        The array.
-    timeout : float, optional
-        Seconds for which the listing may bring nothing.
-
-    Raises
-    ------
-    StoreUnavailableError
-        The listing lacks the array's own metadata: the place is lost, or its server cannot list.
-    StoreTimeoutError
-        It brought nothing for so long.
-    StoreAccessError
-        A folder of the array may not be listed.
-    """
-    store = codec.array.store
-    if not store.supports_listing:
-        return None
-    port = sync_port(codec)
-    if isinstance(port, FileTransport):
-        return await asyncio.to_thread(_presence_of, codec, port)
-    presence, document, is_there = Presence(codec.grid.objects), codec.prefix + codec.document, False
-    async with answering(timeout, f"the listing of {codec.array.store_path}") as brought:
-        async for key in store.list_prefix(codec.prefix):
-            brought()
-            if (index := codec.object_at(key)) is not None:
-                presence.add(index)
-            elif key == document:
-                is_there = True
-    if not is_there:
-        raise StoreUnavailableError(
-            f"the listing of {codec.array.store_path} lacks the array's own {document!r}, so that it cannot be whole: "
-            f"the array is lost, or its server cannot list. Without a listing all chunks can be read "
-            f"(include_missing=True)"
-        )
-    return presence
-
-
-def _presence_of(codec: ArrayCodec, port: FileTransport) -> Presence:
-    presence = Presence(codec.grid.objects)
-    for key in port.keys():  # noqa: SIM118  # no mapping
-        if (index := codec.object_at(key)) is not None:
-            presence.add(index)
-    return presence
+def _equal(one: ShardIndex | None, other: ShardIndex | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))

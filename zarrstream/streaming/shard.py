@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from zarrstream.streaming.chunk import Index
+    from zarrstream.streaming.job import Job
 
 ABSENT = 2**64 - 1
 GAP_BYTES = 1 << 16  # neighbours this close are fetched together: a request costs more than the bytes between
@@ -126,6 +128,8 @@ def coalesce(spans: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]
 class Shared:
     """Values that several runs need and one of them reads; the oldest go first.
 
+    Whoever reads may be given up, stuck in a call: then the next who asks reads, and nobody waits for the first.
+
     Parameters
     ----------
     most : int
@@ -134,41 +138,67 @@ class Shared:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._futures: OrderedDict[Any, Future[Any]] = OrderedDict()
+        self._futures: OrderedDict[Any, tuple[Future[Any], Job]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, name: Any, read: Callable[[], Any]) -> Any:
-        """Return a value; the first who asks reads it, others in other threads wait for it."""
-        future, mine = self._claim(name)
-        if mine:
-            try:
-                future.set_result(read())
-            except BaseException as error:
-                self._forget(name, future, error)
-                raise
-        return future.result()
+    def get(self, name: Any, job: Job, read: Callable[[], Any]) -> tuple[Any, bool]:
+        """Return a value, and whether it was read just now; the first who asks reads it, other threads wait for it."""
+        while True:
+            future, mine = self._claim(name, job)
+            if mine:
+                try:
+                    future.set_result(value := read())
+                except BaseException as error:
+                    self._leave(name, future, error)
+                    raise
+                return value, True
+            with suppress(_GaveUpError):
+                return future.result(), False
 
-    async def aget(self, name: Any, read: Callable[[], Awaitable[Any]]) -> Any:
-        """Return a value; the first who asks reads it, other tasks wait for it."""
-        future, mine = self._claim(name)
-        if mine:
-            try:
-                future.set_result(await read())
-            except BaseException as error:
-                self._forget(name, future, error)
-                raise
-        return await asyncio.wrap_future(future)
+    async def aget(
+        self, name: Any, job: Job, began: Callable[[], None], read: Callable[[], Awaitable[Any]]
+    ) -> tuple[Any, bool]:
+        """Return a value, and whether it was read just now; the first who asks reads it, other tasks wait for it.
 
-    def _claim(self, name: Any) -> tuple[Future[Any], bool]:
+        ``began`` starts the clock of those who wait: they wait for a request that has left.
+        """
+        while True:
+            future, mine = self._claim(name, job)
+            if mine:
+                try:
+                    future.set_result(value := await read())
+                except BaseException as error:
+                    self._leave(name, future, error)
+                    raise
+                return value, True
+            began()
+            with suppress(_GaveUpError):
+                return await asyncio.wrap_future(future), False
+
+    def forget(self, name: Any) -> None:
+        """Drop a value that is no longer true."""
         with self._lock:
-            if (future := self._futures.get(name)) is not None:
-                return future, False
-            future = self._futures[name] = Future()
+            self._futures.pop(name, None)
+
+    def _claim(self, name: Any, job: Job) -> tuple[Future[Any], bool]:
+        with self._lock:
+            found = self._futures.get(name)
+            if found is not None and (found[0].done() or not found[1].given_up):
+                return found[0], False
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()  # a cancelled task that waits for it cancels itself alone
+            self._futures[name] = future, job
             while len(self._futures) > self._most:
                 self._futures.popitem(last=False)
             return future, True
 
-    def _forget(self, name: Any, future: Future[Any], error: BaseException) -> None:
+    def _leave(self, name: Any, future: Future[Any], error: BaseException) -> None:
         with self._lock:
-            self._futures.pop(name, None)
-        future.set_exception(error)
+            if (found := self._futures.get(name)) is not None and found[0] is future:
+                del self._futures[name]
+        # A cancelled reader was given up; that is its own affair. Those who wait see to it themselves.
+        future.set_exception(error if isinstance(error, Exception) else _GaveUpError())
+
+
+class _GaveUpError(Exception):
+    """Whoever was to read a shared value left without it."""

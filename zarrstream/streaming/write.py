@@ -11,7 +11,7 @@ from zarrstream.streaming.checkpoint import Checkpoint
 from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.job import Failure
-from zarrstream.streaming.load import stored_objects
+from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
 from zarrstream.streaming.window import WAIT
