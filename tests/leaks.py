@@ -30,6 +30,8 @@ SOCKET_SECONDS = (
     5.0  # where nothing but sockets is left: a driver's monitors end theirs, late where the machine is busy
 )
 DESCRIPTORS = Path("/proc/self/fd")
+#: libuuid opens it once for each thread that asks for a UUID of the time, as the cloud's clients do, and keeps it open.
+UUID_CLOCK = "/var/lib/libuuid/clock.txt"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written
 
 #: Threads that live as long as the process, whoever caused them: a pattern of the whole name -> why it may stay.
@@ -137,8 +139,9 @@ def _look_at_descriptors() -> Counter[Any]:
     for entry in os.listdir(DESCRIPTORS) if DESCRIPTORS.is_dir() else ():  # noqa: PTH208 - names are all we need, twice a test
         # The descriptor of the listing itself is gone by now.
         with contextlib.suppress(FileNotFoundError):
-            if int(entry) not in own:
-                targets[f"descriptor of {os.readlink(DESCRIPTORS / entry)}"] += 1  # noqa: PTH115 - the text, not a Path
+            target = os.readlink(DESCRIPTORS / entry)  # noqa: PTH115 - the text, not a Path
+            if int(entry) not in own and target != UUID_CLOCK:
+                targets[f"descriptor of {target}"] += 1
     return targets
 
 

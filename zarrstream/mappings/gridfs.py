@@ -160,7 +160,7 @@ class GridFSMapping(ByteMapping):
         name, content = self._name(key), _flat(value)
         self._before_write()
         self._files.write([(name, content)])
-        self._sight.saw(key)
+        self._sight.saw(key, content)
 
     def __delitem__(self, key: str) -> None:
         if not self._remove(key):
@@ -173,7 +173,8 @@ class GridFSMapping(ByteMapping):
         if value is None:
             self._sight.missed([key])
             raise KeyError(key)
-        self._sight.saw(key)
+        if not start and stop is None:
+            self._sight.saw(key, value)
         return value
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -181,8 +182,8 @@ class GridFSMapping(ByteMapping):
         names = {key: self._name(key) for key in keys}
         values = self._files.read_many(names.values())
         found = {key: values[name] for key, name in names.items() if name in values}
-        for key in found:
-            self._sight.saw(key)
+        for key, value in found.items():
+            self._sight.saw(key, value)
         if len(found) < len(names):
             self._sight.missed(names.keys() - found.keys())
         return found

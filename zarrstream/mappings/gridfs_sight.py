@@ -59,9 +59,9 @@ class Sight:
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 
-    def saw(self, key: str) -> None:
-        """Remember that a key is there."""
-        self._nodes.saw(key)
+    def saw(self, key: str, value: object = b"") -> None:
+        """Remember that a key is there, and the nodes that its value tells of; see `SeenNodes.saw`."""
+        self._nodes.saw(key, value)
         if self._identity is None:
             self._identity = self._ask_identity()
 

@@ -121,7 +121,7 @@ class RemoteStore(Store):
         except _AbsentError:
             await self._believe(session, key)
             return None
-        self._seen.saw(key)
+        self._seen.saw(key, value)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
 
     async def _ranged(self, bucket: Bucket, key: str, start: int, stop: int | None) -> Any:
@@ -162,14 +162,14 @@ class RemoteStore(Store):
             except FileExistsError:
                 if not create:
                     raise
-        self._seen.saw(key)
+        self._seen.saw(key, raw)
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        self._seen.removed(key)
         session = await self._session()
-        async with self._errors(session, key, writes=True):
-            await session.bucket.delete([self._place.name(key)])
+        with self._seen.removing((key,)):
+            async with self._errors(session, key, writes=True):
+                await session.bucket.delete([self._place.name(key)])
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every key beneath a path; ``""`` is the root. The key that is the path itself stays."""
@@ -177,12 +177,12 @@ class RemoteStore(Store):
         path = prefix.rstrip("/")
         if prefix and not path:  # slashes alone name nothing, least of all everything
             return
-        self._seen.removed_under(path)
         session, beneath = await self._session(), f"{path}/" if path else ""
-        async with self._errors(session, prefix, writes=True):
-            async for page in session.bucket.pages(self._place.name(beneath)):
-                for names in batched([name for name, _ in page], DELETED_AT_ONCE):
-                    await session.bucket.delete(names)
+        with self._seen.removing(under=path):
+            async with self._errors(session, prefix, writes=True):
+                async for page in session.bucket.pages(self._place.name(beneath)):
+                    for names in batched([name for name, _ in page], DELETED_AT_ONCE):
+                        await session.bucket.delete(names)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Remove keys that may or may not be there, in one request where the service has such.
@@ -194,8 +194,9 @@ class RemoteStore(Store):
         """
         self._check_writable()
         session = await self._session()
-        async with self._errors(session, keys[0], writes=True):
-            await session.bucket.delete([self._place.name(key) for key in keys])
+        with self._seen.removing(keys):
+            async with self._errors(session, keys[0], writes=True):
+                await session.bucket.delete([self._place.name(key) for key in keys])
 
     async def clear(self) -> None:
         await self.delete_dir("")
@@ -297,6 +298,7 @@ class RemoteStore(Store):
             back_end = self._place.back_end
             what = remote_errors.CLOSED if session.closed else remote_errors.failure(error, back_end)
             gone = isinstance(error, FileNotFoundError) and what is remote_errors.NO_CONTAINER
+            gone &= not remote_errors.says_no_bucket(error, back_end)
             if not writes and (gone or (self._missing_on_403 and what is remote_errors.DENIED)):
                 raise _AbsentError from error
             raised = self._translated(error, what, key)

@@ -261,6 +261,14 @@ def _by_kind(error: BaseException) -> Failure | None:
     return NO_CONTAINER if isinstance(error, FileNotFoundError) else None
 
 
+def says_no_bucket(error: BaseException, back_end: str) -> bool:
+    """Return whether the service says by its own code that the bucket does not exist.
+
+    A bare 404, from whichever proxy, is what an absent key is answered with as well; this is not.
+    """
+    return any(_by_code(each, CODES[back_end]) is NO_CONTAINER for each in _chain(error))
+
+
 def translated(error: Exception, what: Failure, *, place: str, key: str, secrets: frozenset[str]) -> ZarrStreamError:
     """Return our error for a client's, with ``__cause__`` where that shows no secret."""
     named = f" (key {key!r})" if key else ""
