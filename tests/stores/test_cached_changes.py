@@ -19,7 +19,7 @@ from zarrstream.stores.cached import CachedStore
 from zarrstream.stores.chunk_cache import ChunkCache
 from zarrstream.stores.faulty import FaultyStore
 from zarrstream.stores.remote import RemoteStore
-from zarrstream.stores.remote_places import RemotePlace
+from zarrstream.stores.remote_location import RemotePlace
 
 if TYPE_CHECKING:
     from pathlib import Path

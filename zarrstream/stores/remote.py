@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from zarrstream.stores.bucket import Bucket
-    from zarrstream.stores.remote_places import RemotePlace
+    from zarrstream.stores.remote_location import RemotePlace
 
 
 class RemoteStore(Store):
