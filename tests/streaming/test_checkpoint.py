@@ -98,7 +98,7 @@ def test_an_index_enters_after_the_acknowledgement(tmp_path: Path) -> None:
 
 def ordinals(line: bytes) -> list[int]:
     found = []
-    for span in line.decode().split()[1:]:
+    for span in line.decode().partition(" *")[0].split()[1:]:
         first, _, last = span.partition("-")
         found += range(int(first), int(last or first) + 1)
     return found
@@ -152,7 +152,9 @@ def test_what_was_in_flight_is_counted(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint")
     write_stream(array, computed(array, np.ndindex(4, 3)), checkpoint=checkpoint)
     lines = (tmp_path / "checkpoint").read_bytes().splitlines(keepends=True)
-    (tmp_path / "checkpoint").write_bytes(lines[0] + b"s 0-8\n")
+    (tmp_path / "checkpoint").write_bytes(
+        lines[0].replace(b'"zarrstream-checkpoint": 2', b'"zarrstream-checkpoint": 1') + b"s 0-8\n"
+    )
     report = write_stream(array, computed(array, checkpoint.pending(array)), checkpoint=checkpoint)
     assert (report.written, report.rewritten) == (3, 3)
 
@@ -182,7 +184,6 @@ def test_it_is_believed_only_where_it_belongs(tmp_path: Path) -> None:
     create = zarr.create_array
     base: dict[str, Any] = {"shape": (20, 12), "chunks": (5, 4), "dtype": "i4", "fill_value": -1, "overwrite": True}
     others = {
-        "shape": {"shape": (21, 12)},
         "chunks": {"chunks": (5, 6)},
         "shards": {"shards": (10, 8)},
         "data_type": {"dtype": "i8"},
@@ -199,7 +200,7 @@ def test_it_is_believed_only_where_it_belongs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatchError, match="path"):
         list(Checkpoint(path, token={"v": 1}).pending(create(tmp_path / "g", name="b", **base)))
     shutil.copytree(tmp_path / "g", tmp_path / "copy")
-    with pytest.raises(CheckpointMismatchError, match="place"):
+    with pytest.raises(CheckpointMismatchError, match="path differs"):
         list(Checkpoint(path, token={"v": 1}).pending(zarr.open_array(tmp_path / "copy/a")))
     path.write_text("dear diary\n")
     with pytest.raises(CheckpointMismatchError, match="not a checkpoint"):

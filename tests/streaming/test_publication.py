@@ -86,7 +86,11 @@ def recorded(path: Path) -> int:
     """Count the chunks in a checkpoint, as its text has them."""
     if not path.exists():
         return 0
-    spans = [span.partition("-") for line in path.read_text().splitlines()[1:] for span in line.split()[1:]]
+    spans = [
+        span.partition("-")
+        for line in path.read_text().splitlines()[1:]
+        for span in line.partition(" *")[0].split()[1:]
+    ]
     return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
 
 

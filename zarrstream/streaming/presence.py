@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
+
     from zarrstream.streaming.chunk import Index
 
 _BLOCK = 1 << 16  # bytes of a bitmap that are unpacked at once
@@ -27,6 +29,26 @@ class Presence:
     def __init__(self, counts: tuple[int, ...]) -> None:
         self._counts = counts
         self._bits = np.zeros((math.prod(counts) + 7) // 8, dtype=np.uint8)
+
+    @classmethod
+    def of(cls, flags: npt.NDArray[np.bool_]) -> Presence:
+        """Make one of an array with a flag for each."""
+        made = cls(flags.shape)
+        made._bits = np.packbits(flags, bitorder="little")
+        return made
+
+    def flags(self) -> npt.NDArray[np.bool_]:
+        """Return a flag for each, as an array of the grid's extent."""
+        count = math.prod(self._counts)
+        return np.unpackbits(self._bits, count=count, bitorder="little").view(bool).reshape(self._counts)
+
+    def missing(self, first: int, stop: int) -> Iterator[int]:
+        """Yield the ordinals from ``first`` up to, not including, ``stop`` that are absent."""
+        for block in range(first >> 3, -(-stop >> 3), _BLOCK):
+            bits = np.unpackbits(self._bits[block : min(block + _BLOCK, -(-stop >> 3))], bitorder="little")
+            for at in np.flatnonzero(bits == 0).tolist():
+                if first <= block * 8 + at < stop:
+                    yield block * 8 + at
 
     def _position(self, index: Index) -> int:
         position = 0

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from zarrstream.streaming.checkpoint import Writer
     from zarrstream.streaming.chunk import WriteReport
     from zarrstream.streaming.observer import Observer
+    from zarrstream.streaming.record_writer import Writer
     from zarrstream.streaming.window import Inbox
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Iterable
 
-    from zarrstream.streaming.checkpoint import Writer
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.observer import Observer
+    from zarrstream.streaming.record_writer import Writer
     from zarrstream.streaming.window import Inbox, LoopInbox
     from zarrstream.streaming.write_plan import WritePlan
 
@@ -199,7 +199,7 @@ class Writing:
                 yield from self._send_ready()
 
     def _is_done(self, index: Index) -> bool:
-        return self._record is not None and index in self._record.done
+        return self._record is not None and self._record.passes_over(index)
 
     def _send_ready(self) -> Generator[Any, Any, None]:
         # Where workers are idle a short run is better than none: a slow source is written as it comes.
@@ -233,6 +233,8 @@ class Writing:
         nbytes = len(pieces) * self._plan.codec.grid.chunk_nbytes
         for obj in {piece.obj for piece in pieces}:
             self._busy[obj] = self._busy.get(obj, 0) + 1
+        if self._record is not None:
+            self._record.begins([piece.index for piece in pieces])
         job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.data for piece in pieces])
         self._pieces[job] = pieces
 
@@ -328,7 +330,7 @@ class Writing:
         if self._listeners:
             now = Progress(
                 self._written,
-                self._total,
+                self._total if self._total is not None or self._record is None else self._record.total,
                 self._failed,
                 self._skipped,
                 self._nbytes,

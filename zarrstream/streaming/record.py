@@ -1,0 +1,291 @@
+"""The record of a checkpoint: a file of lines, each bound to all before it, and the set of chunks that they make.
+
+The file is append-only text. Its first line is a JSON object that binds it to one array at one place. Every other line
+is a letter, ranges of chunk ordinals in C order and a checksum of the whole file up to it: ``s 0-31 40 *1f2e3d4c``.
+``s`` means stored, ``e`` elided, ``p`` pending again. ``n [48, 90]`` is the array's new shape, whose grid the ordinals
+of all later lines count in. A line counts only with its newline: a kill tears off no more than the last one, and the
+next writer cuts that away. Files of format 1 have lines without a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from zarrstream.errors import CheckpointMismatchError
+from zarrstream.streaming.presence import Presence
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from zarrstream.streaming.chunk import Index
+    from zarrstream.streaming.grid import Grid
+
+State: TypeAlias = "npt.NDArray[np.uint8]"
+
+FORMAT = 2
+MAGIC = "zarrstream-checkpoint"
+_START = b'{"zarrstream-checkpoint":'  # how the first line begins, so that a torn one is known for ours
+_CODES = {"p": 0, "s": 1, "e": 2}
+_SUM = rb" \*[0-9a-f]{8}"
+_CHECKED = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+" + _SUM + rb"\n)*")
+_LOOSE = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+(?:" + _SUM + rb")?\n)*")
+_GRID = re.compile(rb"^n (\[[0-9, ]{0,999}\])" + _SUM + rb"\n", re.MULTILINE)
+#: What a kill can leave of a line; NULs are what a power loss can.
+_TORN = re.compile(rb"[sepn]?[ 0-9,\[\]-]*(?:\*[0-9a-f]{0,8})?\0*")
+_LONG = 64  # chunks of a range that is assigned by itself
+_BLOCK = 1 << 14  # ranges that are expanded at once: a million ordinals at most
+
+
+@dataclass
+class Log:
+    """The content of a checkpoint's file.
+
+    Attributes
+    ----------
+    header : dict
+        What it is bound to.
+    shape, chunks : tuple of int
+        The array's, as the last line has them.
+    state : numpy.ndarray
+        Of each chunk in C order: 0 for pending, 1 for stored, 2 for elided.
+    end : int
+        Where the last whole line ends.
+    checksum : int
+        Of all bytes up to there.
+    """
+
+    header: dict[str, Any]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    state: State
+    end: int
+    checksum: int
+
+
+def read_log(data: bytes, path: str) -> Log | None:
+    """Read a file's content; None where there is not even a whole first line.
+
+    Raises
+    ------
+    CheckpointMismatchError
+        If it is no checkpoint, or is damaged.
+    """
+    header, newline, _ = data.partition(b"\n")
+    if not newline:
+        if not (header.startswith(_START) or _START.startswith(header) or not header.strip(b"\0")):
+            raise _stranger(path)
+        return None
+    found, shape, chunks = _header(header, path)
+    start, end = len(header) + 1, data.rfind(b"\n") + 1
+    if not _TORN.fullmatch(data, end):
+        raise _damaged(path, data, end)
+    _check_sums(data, start, end, path, every=found[MAGIC] != 1)
+    pattern = _CHECKED if found[MAGIC] != 1 else _LOOSE
+    state: State = np.zeros(math.prod(counts_of(shape, chunks)), np.uint8)
+    for grid in _GRID.finditer(data, start, end):
+        _take(data, start, grid.start(), state, pattern, path)
+        grown = json.loads(grid[1])
+        if len(grown) != len(shape):
+            raise _damaged(path, data, grid.start())
+        state, shape = moved(state, shape, tuple(grown), chunks), tuple(grown)
+        start = grid.end()
+    _take(data, start, end, state, pattern, path)
+    return Log(found, shape, chunks, state, end, zlib.crc32(memoryview(data)[:end]))
+
+
+def counts_of(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the number of chunks along each axis."""
+    return tuple(-(-size // step) if step else 0 for size, step in zip(shape, chunks, strict=True))
+
+
+def moved(state: State, old: tuple[int, ...], new: tuple[int, ...], chunks: tuple[int, ...]) -> State:
+    """Bring what is done into the grid of a resized array: a chunk that now reaches further is pending again."""
+    if old == new:
+        return state
+    before, after = counts_of(old, chunks), counts_of(new, chunks)
+    grid = np.zeros(after, np.uint8)
+    common = tuple(slice(0, min(pair)) for pair in zip(before, after, strict=True))
+    grid[common] = state.reshape(before)[common]
+    for axis, (was, size, step) in enumerate(zip(old, new, chunks, strict=True)):
+        if size > was and step and was % step:
+            np.moveaxis(grid, axis, 0)[was // step] = 0
+    return grid.reshape(-1)
+
+
+def line(kind: str, content: str, checksum: int) -> tuple[bytes, int]:
+    """Return a line that follows a file with this checksum, and the checksum after it."""
+    body = f"{kind} {content} ".encode()
+    tail = b"*%08x\n" % zlib.crc32(body, checksum)
+    return body + tail, zlib.crc32(body + tail, checksum)
+
+
+class Record:
+    """Which chunks are done, compared with a listing of the store.
+
+    Parameters
+    ----------
+    grid : Grid
+        The array's.
+    state : numpy.ndarray or None
+        As `Log.state`, in this grid; None where nothing is recorded.
+    present : Presence or None
+        The stored objects; None where the store cannot list. What is not in the store is pending again, and so is an
+        elided chunk that is.
+    """
+
+    def __init__(self, grid: Grid, state: State | None, present: Presence | None) -> None:
+        self._grid, self._counts = grid, grid.counts
+        self.lost = 0
+        done = np.zeros(self._counts, bool) if state is None else state.reshape(self._counts) != 0
+        self._untold = Presence(grid.objects)
+        if present is not None:
+            there = present.flags()
+            if state is not None:
+                wrong = (state.reshape(self._counts) == _CODES["s"]) & ~self._spread(there)
+                if grid.shards is None:
+                    wrong |= (state.reshape(self._counts) == _CODES["e"]) & there
+                self.lost = int(np.count_nonzero(wrong))
+                done &= ~wrong
+            self._untold = Presence.of(there & ~self._gathered(done))
+        self.done = Presence.of(done)
+
+    def __contains__(self, index: Index) -> bool:
+        return index in self.done
+
+    def __len__(self) -> int:
+        return len(self.done)
+
+    @property
+    def left(self) -> int:
+        """The number of chunks that are not done."""
+        return math.prod(self._counts) - len(self.done)
+
+    def was_present(self, index: Index) -> bool:
+        """Return whether the store held the chunk when the record was read, though the record did not say so.
+
+        Of a shard this is known where none of its chunks was recorded: it was stored, and then the writer was killed.
+        """
+        return self._grid.object_of(index) in self._untold
+
+    def ordinal(self, index: Index) -> int:
+        """A chunk's position in C order."""
+        return self._grid.ordinal(index, self._counts)
+
+    def _spread(self, there: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Say of each chunk what is so of its object."""
+        for axis, per in enumerate(self._grid.per_shard):
+            there = there if per == 1 else np.repeat(there, per, axis)
+        return there[tuple(slice(0, count) for count in self._counts)]
+
+    def _gathered(self, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Say of each object whether anything is so of its chunks."""
+        for axis, per in enumerate(self._grid.per_shard):
+            if per != 1 and done.shape[axis]:
+                done = np.logical_or.reduceat(done, np.arange(0, done.shape[axis], per), axis)
+        return done
+
+
+def _header(header: bytes, path: str) -> tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]:
+    try:
+        found = json.loads(header)
+        known = found[MAGIC]
+        shape, chunks = tuple(found["shape"]), tuple(found["chunks"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _stranger(path) from None
+    if known not in {1, FORMAT}:
+        raise CheckpointMismatchError(
+            f"{path!r} has the format {known!r} of another zarrstream: use that version, or another path"
+        )
+    if len(shape) != len(chunks) or not all(type(size) is int and size >= 0 for size in (*shape, *chunks)):
+        raise _stranger(path)
+    return found, shape, chunks
+
+
+def _stranger(path: str) -> CheckpointMismatchError:
+    return CheckpointMismatchError(f"{path!r} is not a checkpoint: choose another path, or remove the file")
+
+
+def _damaged(path: str, data: bytes, at: int) -> CheckpointMismatchError:
+    number = data.count(b"\n", 0, at) + 1
+    text = data[at : at + 40].partition(b"\n")[0]
+    return CheckpointMismatchError(
+        f"line {number} of the checkpoint {path!r} is damaged ({text!r}): what it says cannot be believed. Restore the "
+        "file from a copy, or remove it to write every chunk anew"
+    )
+
+
+def _check_sums(data: bytes, start: int, end: int, path: str, *, every: bool) -> None:
+    """Check the last line's checksum, which is of all that is before it; where it is wrong, look for the first."""
+    last = data.rfind(b"*", start, end)
+    if last < 0 and (not every or start == end):
+        return
+    if last < 0 or last != end - 10 or zlib.crc32(memoryview(data)[:last]) != _number(data[last + 1 : end - 1]):
+        checksum = zlib.crc32(memoryview(data)[:start])
+        at = start
+        while at < end:
+            stop = data.index(b"\n", at) + 1
+            star = data.find(b"*", at, stop)
+            if star < 0:
+                if every:
+                    raise _damaged(path, data, at)
+            elif zlib.crc32(memoryview(data)[at:star], checksum) != _number(data[star + 1 : stop - 1]):
+                raise _damaged(path, data, at)
+            checksum, at = zlib.crc32(memoryview(data)[at:stop], checksum), stop
+        raise _damaged(path, data, data.rfind(b"\n", 0, end - 1) + 1)
+
+
+def _number(digits: bytes) -> int:
+    return int(digits, 16) if re.fullmatch(rb"[0-9a-f]{8}", digits) else -1
+
+
+def _take(data: bytes, start: int, end: int, state: State, pattern: re.Pattern[bytes], path: str) -> None:
+    """Apply lines to the state, in their order; a million of them at numpy's pace."""
+    match = pattern.match(data, start, end)
+    if match is None or match.end() != end:
+        raise _damaged(path, data, start if match is None else match.end())
+    if start == end:
+        return
+    text = np.frombuffer(data, np.uint8)[start:end].copy()
+    starts = np.concatenate(([0], np.flatnonzero(text == ord("\n"))[:-1] + 1))
+    letters = text[starts].copy()
+    text[starts] = ord(" ")
+    stars = np.flatnonzero(text == ord("*"))
+    text[stars[:, None] + np.arange(9)] = ord(" ")
+    dashes = text == ord("-")
+    text[dashes] = ord(" ")
+    digits = text >= ord("0")
+    begins = np.flatnonzero(digits[1:] & ~digits[:-1]) + 1
+    values = np.array(text.tobytes().split(), np.int64)
+    is_last = dashes[begins - 1]
+    first = values[~is_last]
+    last = first.copy()
+    last[np.append(is_last[1:], False)[~is_last]] = values[is_last]
+    of = np.searchsorted(starts, begins[~is_last], "right") - 1
+    wrong = np.flatnonzero((last < first) | (last >= len(state)))
+    if len(wrong):
+        raise _damaged(path, data, start + int(starts[of[wrong[0]]]))
+    codes = np.zeros(256, np.uint8)
+    for letter, code in _CODES.items():
+        codes[ord(letter)] = code
+    _assign(state, first, last, codes[letters[of]])
+
+
+def _assign(state: State, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64], codes: State) -> None:
+    lengths = last - first + 1
+    begin = 0
+    for at in (*np.flatnonzero(lengths > _LONG).tolist(), len(first)):
+        for low in range(begin, at, _BLOCK):
+            part = slice(low, min(low + _BLOCK, at))
+            count = lengths[part]
+            flat = np.repeat(first[part] - (np.cumsum(count) - count), count) + np.arange(count.sum())
+            state[flat] = np.repeat(codes[part], count)  # of several values for one the last is kept
+        if at < len(first):
+            state[first[at] : last[at] + 1] = codes[at]
+        begin = at + 1
