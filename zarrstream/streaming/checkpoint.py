@@ -84,7 +84,7 @@ class Checkpoint:
         options += "" if self._place is None else f", place={self._place!r}"
         try:
             done, total = self._counted()
-        except (CheckpointMismatchError, OSError):
+        except (CheckpointMismatchError, OSError):  # a repr raises nothing: whoever opens it is told
             return f"<Checkpoint({self._path!r}{options}), which cannot be read>"
         begun = f"{done} of {total} chunks done" if total else "not begun"
         return f"<Checkpoint({self._path!r}{options}), {begun}>"
