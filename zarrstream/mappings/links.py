@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -117,8 +118,10 @@ class ThreadLinks(Generic[C]):
 
     def snapshot(self) -> list[Link[C]]:
         """Return the links that exist now."""
-        with self._guard:
-            return list(self._all)
+        # Without the guard: who asks may hold a link, and a fork waits for that one with the guard in hand.
+        while True:
+            with suppress(RuntimeError):  # another thread has added one meanwhile
+                return list(self._all)
 
     def hold(self) -> Iterator[threading.RLock]:
         """Close everything and yield the locks that were taken for it, which the caller releases."""
