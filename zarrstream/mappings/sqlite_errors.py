@@ -91,7 +91,7 @@ def unopenable(path: str) -> _Entry:
 def _read_only(path: str) -> _Entry:
     """Return the table's entry for a file that may not be written, and name what else of it may not."""
     sides = [f"'{path}{suffix}'" for suffix in ("-wal", "-shm") if not _may_write(path + suffix)]
-    if not sides:
+    if not sides or not _may_write(path):
         return _READ_ONLY
     remedy = (
         f"{' and '.join(sides)} beside it may not be written: SQLite made it for whoever read the file first. Make it "
