@@ -38,9 +38,9 @@ def test_no_link_is_followed_and_no_mode_is_widened(row: Row, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "open", watched)
     monkeypatch.setattr(os, "mkdir", watched_folder)
+    mapping = contract(row.make(tmp_path))  # nothing is made before something is written
     mask = os.umask(0)
     try:
-        mapping = contract(row.make(tmp_path))
         for step in ("first", "second"):
             mapping.update_many({"k": step.encode(), "d/e": b"2"})
             mapping.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from zarrstream.streaming.job import Job
 from zarrstream.streaming.save import Saver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -210,6 +211,23 @@ async def test_what_a_checkpoint_has_is_what_is_stored(face: str, sharded: bool,
     assert write_stream(again, source(-1), checkpoint=Checkpoint(tmp_path / "done")).written == COUNT - len(done)
     assert again[::2].tolist() == list(range(COUNT))
     whole.close()
+
+
+async def test_what_fails_while_the_source_ends_is_told() -> None:
+    """An awaited source that says nothing for a while, and then that it is over: what failed meanwhile is counted."""
+    store = Refusing()
+    array = array_in(store, sharded=True)
+    store.times = 1000
+
+    async def silent() -> AsyncIterator[Any]:
+        for item in source(-1):
+            yield item
+        while ("set", "c/1") not in store.calls or store.running:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)  # more or less, the result is the same: it only has to be possible
+
+    report = await aio.write_stream(array, silent(), on_error="skip")
+    assert (report.written, report.failed) == (COUNT - 8, 8)
 
 
 def test_a_pass_that_loses_a_chunk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
