@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,10 +136,12 @@ class Refusing(Spy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.hook = self.refuse
+        self.has_refused = threading.Event()
 
     def refuse(self, operation: str, key: str) -> None:
         if operation == "set" and key == self.refused and self.times:
             self.times -= 1
+            self.has_refused.set()
             raise ConnectionError("one hiccup")
 
 
@@ -222,8 +225,7 @@ async def test_what_fails_while_the_source_ends_is_told() -> None:
     async def silent() -> AsyncIterator[Any]:
         for item in source(-1):
             yield item
-        while ("set", "c/1") not in store.calls or store.running:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(store.has_refused.wait, 30)
         await asyncio.sleep(0.02)  # more or less, the result is the same: it only has to be possible
 
     report = await aio.write_stream(array, silent(), on_error="skip")

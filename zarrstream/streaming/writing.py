@@ -153,7 +153,7 @@ class Writing:
             yield from self._send_ready()
         for batch in self._gather.rest():
             yield from self._send(batch)
-        yield from self._take_in()  # what ended while the source was waited for, though nothing may be under way any more
+        yield from self._take_in()  # what ended while the source was waited for: perhaps nothing is under way any more
         while not self.window.idle:
             yield WAIT
             yield from self._take_in()
