@@ -207,3 +207,17 @@ def test_repr_helps() -> None:
     assert "3 in all" in repr(stream)
     assert isinstance(stream, ChunkStream)
     assert repr(next(iter(stream))) == "Chunk(index=(0, 0), region=[0:5, 0:4], data=<int32 (5, 4)>)"
+
+
+@pytest.mark.parametrize("shards", [None, (4, 2)])
+@pytest.mark.parametrize("chunks", [10**6, 10**11])
+def test_only_stored_chunks_cost_what_is_stored(chunks: int, shards: tuple[int, int] | None) -> None:
+    """A grid of a hundred thousand million chunks is not gone through for the two that are there."""
+    side = int(chunks**0.5) // 4 * 4
+    array = zarr.create_array({}, shape=(side, side), chunks=(1, 1), shards=shards, dtype="i1", fill_value=0)
+    for index in ((0, 0), (side - 1, side // 2)):
+        array[index] = 1
+    found = {chunk.index for chunk in stream_chunks(array, include_missing=False)}
+    assert found == {(0, 0), (side - 1, side // 2)}
+    below = stream_chunks(array, region=np.s_[1:], include_missing=False)
+    assert {chunk.index for chunk in below} == {(side - 1, side // 2)}

@@ -212,7 +212,7 @@ def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> A
 
 
 def _listing(plan: ReadPlan) -> Coroutine[Any, Any, Presence | None]:
-    return stored_objects(plan.codec, plan.limits.timeout)
+    return stored_objects(plan.codec, plan.limits.timeout, reading=True)
 
 
 async def await_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:

@@ -9,7 +9,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
@@ -179,21 +179,23 @@ class Grid:
         length = max(1, min(most, RUN_BYTES // nbytes, max_bytes // (2 * workers * nbytes), share))
         ranges = self.covering(region)
         if self.shards is None:
-            yield from self._batches(_kept(odometer(ranges), wanted, present), _ramp(length, workers), None)
+            indices = odometer(ranges) if present is None else present.within(ranges)
+            yield from self._batches(_kept(indices, wanted), _ramp(length, workers), None)
             return
         longest = max(1, max_bytes // nbytes)
-        for shard, inner in self._by_shard(ranges):
-            if present is None or shard in present:
-                yield from self._batches(_kept(odometer(inner), wanted, None), repeat(longest), shard)
+        for shard, inner in self._by_shard(ranges, present):
+            yield from self._batches(_kept(odometer(inner), wanted), repeat(longest), shard)
 
     def _batches(self, indices: Iterator[Index], lengths: Iterator[int], shard: Index | None) -> Iterator[Run]:
         while batch := list(islice(indices, next(lengths))):
             yield Run(batch, shard, len(batch) * self.chunk_nbytes)
 
-    def _by_shard(self, ranges: list[tuple[int, int]]) -> Iterator[tuple[Index, list[tuple[int, int]]]]:
+    def _by_shard(
+        self, ranges: list[tuple[int, int]], present: Presence | None = None
+    ) -> Iterator[tuple[Index, list[tuple[int, int]]]]:
         per = self.per_shard
         shards = [(start // n, -(-stop // n)) for (start, stop), n in zip(ranges, per, strict=True)]
-        for shard in odometer(shards):
+        for shard in odometer(shards) if present is None else present.within(shards):
             yield (
                 shard,
                 [
@@ -260,9 +262,5 @@ def itemsize_of(dtype: np.dtype[Any]) -> int:
     return max(dtype.itemsize, _ESTIMATE) if dtype.hasobject or dtype.kind == "T" else dtype.itemsize
 
 
-def _kept(indices: Iterable[Index], wanted: Callable[[Index], Any] | None, present: Presence | None) -> Iterator[Index]:
-    if present is not None:
-        indices = (index for index in indices if index in present)
-    if wanted is not None:
-        indices = (index for index in indices if wanted(index))
-    return iter(indices)
+def _kept(indices: Iterator[Index], wanted: Callable[[Index], Any] | None) -> Iterator[Index]:
+    return indices if wanted is None else (index for index in indices if wanted(index))

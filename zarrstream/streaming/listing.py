@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from zarrstream.streaming.codec import ArrayCodec
 
 
-async def stored_objects(codec: ArrayCodec, timeout: float | None = None) -> Presence | None:  # noqa: ASYNC109  # for each answer, not for the whole
+async def stored_objects(
+    codec: ArrayCodec,
+    timeout: float | None = None,  # noqa: ASYNC109  # for each answer, not for the whole
+    *,
+    reading: bool = False,
+) -> Presence | None:
     """List which of an array's objects are in its store; None where the store cannot list.
 
     Parameters
@@ -25,10 +30,14 @@ async def stored_objects(codec: ArrayCodec, timeout: float | None = None) -> Pre
     timeout : float, optional
         Seconds for which the listing may bring nothing.
 
+    reading : bool, optional
+        Whether an empty listing would be an empty stream. For a checkpoint it means that all is written again, which
+        loses nothing.
+
     Raises
     ------
     StoreUnavailableError
-        The listing lacks the array's own metadata: the place is lost, or its server cannot list.
+        The listing has nothing of the array, not even its metadata: the place is lost, or its server cannot list.
     StoreTimeoutError
         It brought nothing for so long.
     StoreAccessError
@@ -48,10 +57,10 @@ async def stored_objects(codec: ArrayCodec, timeout: float | None = None) -> Pre
                 presence.add(index)
             elif key == document:
                 is_there = True
-    if not is_there:
+    if reading and not is_there and not len(presence):
         raise StoreUnavailableError(
-            f"the listing of {codec.array.store_path} lacks the array's own {document!r}, so that it cannot be whole: "
-            f"the array is lost, or its server cannot list. Without a listing all chunks can be read "
+            f"the listing of {codec.array.store_path} is empty, and lacks the array's own {document!r}, so that it "
+            f"cannot be whole: the array is lost, or its server cannot list. Without a listing all chunks can be read "
             f"(include_missing=True)"
         )
     return presence

@@ -28,13 +28,16 @@ class Presence:
 
     def __init__(self, counts: tuple[int, ...]) -> None:
         self._counts = counts
+        # Pages of zeros that nobody writes to take no memory, and blocks in which nothing is are not looked at.
         self._bits = np.zeros((math.prod(counts) + 7) // 8, dtype=np.uint8)
+        self._blocks: set[int] = set()
 
     @classmethod
     def of(cls, flags: npt.NDArray[np.bool_]) -> Presence:
         """Make one of an array with a flag for each."""
         made = cls(flags.shape)
         made._bits = np.packbits(flags, bitorder="little")
+        made._blocks.update(range(-(-len(made._bits) // _BLOCK)))
         return made
 
     def flags(self) -> npt.NDArray[np.bool_]:
@@ -71,17 +74,37 @@ class Presence:
         for position in (*range(first, head), *range(max(head, tail), stop)):
             self._set(position, present)
         if head < tail:
+            self._blocks.update(range(head // 8 // _BLOCK, -(-tail // 8 // _BLOCK)) if present else ())
             self._bits[head >> 3 : tail >> 3] = 0xFF if present else 0
 
     def positions(self) -> Iterator[int]:
         """Yield the ordinals of the present ones; what changes behind the one just yielded is not seen twice."""
-        for block in range(0, len(self._bits), _BLOCK):
-            bits = np.unpackbits(self._bits[block : block + _BLOCK], bitorder="little")
+        for block in sorted(self._blocks):
+            first = block * _BLOCK
+            bits = np.unpackbits(self._bits[first : first + _BLOCK], bitorder="little")
             for at in np.flatnonzero(bits).tolist():
-                yield block * 8 + at
+                yield first * 8 + at
+
+    def within(self, ranges: list[tuple[int, int]]) -> Iterator[Index]:
+        """Yield the present ones of a part of the grid, in C order, at the cost of what is present and not of the grid.
+
+        Parameters
+        ----------
+        ranges : list of (int, int)
+            Half-open, one for each axis.
+        """
+        for position in self.positions():
+            index, rest = [], position
+            for count in reversed(self._counts):
+                rest, at = divmod(rest, count)
+                index.append(at)
+            index.reverse()
+            if all(first <= at < stop for at, (first, stop) in zip(index, ranges, strict=True)):
+                yield tuple(index)
 
     def _set(self, position: int, present: bool) -> None:  # noqa: FBT001  # one bit is what it sets
         if present:
+            self._blocks.add((position >> 3) // _BLOCK)
             self._bits[position >> 3] |= 1 << (position & 7)
         else:
             self._bits[position >> 3] &= 0xFF ^ (1 << (position & 7))
@@ -91,4 +114,5 @@ class Presence:
         return bool(self._bits[position >> 3] >> (position & 7) & 1)
 
     def __len__(self) -> int:
-        return int(np.bitwise_count(self._bits).sum())
+        parts = (self._bits[block * _BLOCK : (block + 1) * _BLOCK] for block in self._blocks)
+        return sum(int(np.bitwise_count(part).sum()) for part in parts)

@@ -4,7 +4,7 @@ The file is append-only text. Its first line is a JSON object that binds it to o
 is a letter, ranges of chunk ordinals in C order and a checksum of the whole file up to it: ``s 0-31 40 *1f2e3d4c``.
 ``s`` means stored, ``e`` elided, ``p`` pending again. ``n [48, 90]`` is the array's new shape, whose grid the ordinals
 of all later lines count in. A line counts only with its newline: a kill tears off no more than the last one, and the
-next writer cuts that away. Files of format 1 have lines without a checksum.
+next writer cuts that away. Lines of format 1 have no checksum.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ MAGIC = "zarrstream-checkpoint"
 _START = b'{"zarrstream-checkpoint":'  # how the first line begins, so that a torn one is known for ours
 _CODES = {"p": 0, "s": 1, "e": 2}
 _SUM = rb" \*[0-9a-f]{8}"
-_CHECKED = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+" + _SUM + rb"\n)*")
-_LOOSE = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+(?:" + _SUM + rb")?\n)*")
+_LINES = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+(?:" + _SUM + rb")?\n)*")
 _GRID = re.compile(rb"^n (\[[0-9, ]{0,999}\])" + _SUM + rb"\n", re.MULTILINE)
 #: What a kill can leave of a line; NULs are what a power loss can.
 _TORN = re.compile(rb"[sepn]?[ 0-9,\[\]-]*(?:\*[0-9a-f]{0,8})?\0*")
@@ -86,17 +85,16 @@ def read_log(data: bytes, path: str) -> Log | None:
     start, end = len(header) + 1, data.rfind(b"\n") + 1
     if not _TORN.fullmatch(data, end):
         raise _damaged(path, data, end)
-    _check_sums(data, start, end, path, every=found[MAGIC] != 1)
-    pattern = _CHECKED if found[MAGIC] != 1 else _LOOSE
+    _check_sums(data, start, end, path)
     state: State = np.zeros(math.prod(counts_of(shape, chunks)), np.uint8)
     for grid in _GRID.finditer(data, start, end):
-        _take(data, start, grid.start(), state, pattern, path)
+        _take(data, start, grid.start(), state, path)
         grown = json.loads(grid[1])
         if len(grown) != len(shape):
             raise _damaged(path, data, grid.start())
         state, shape = moved(state, shape, tuple(grown), chunks), tuple(grown)
         start = grid.end()
-    _take(data, start, end, state, pattern, path)
+    _take(data, start, end, state, path)
     return Log(found, shape, chunks, state, end, zlib.crc32(memoryview(data)[:end]))
 
 
@@ -221,33 +219,32 @@ def _damaged(path: str, data: bytes, at: int) -> CheckpointMismatchError:
     )
 
 
-def _check_sums(data: bytes, start: int, end: int, path: str, *, every: bool) -> None:
-    """Check the last line's checksum, which is of all that is before it; where it is wrong, look for the first."""
+def _check_sums(data: bytes, start: int, end: int, path: str) -> None:
+    """Check the last line's checksum, which is of all that is before it; where it is wrong, look for the first.
+
+    A line without one, of format 1 or written by hand, is covered by those behind it.
+    """
     last = data.rfind(b"*", start, end)
-    if last < 0 and (not every or start == end):
+    if last < 0:
         return
-    if last < 0 or last != end - 10 or zlib.crc32(memoryview(data)[:last]) != _number(data[last + 1 : end - 1]):
+    if last != end - 10 or zlib.crc32(memoryview(data)[:last]) != _number(data[last + 1 : end - 1]):
         checksum = zlib.crc32(memoryview(data)[:start])
         at = start
         while at < end:
             stop = data.index(b"\n", at) + 1
             star = data.find(b"*", at, stop)
-            if star < 0:
-                if every:
-                    raise _damaged(path, data, at)
-            elif zlib.crc32(memoryview(data)[at:star], checksum) != _number(data[star + 1 : stop - 1]):
+            if star >= 0 and zlib.crc32(memoryview(data)[at:star], checksum) != _number(data[star + 1 : stop - 1]):
                 raise _damaged(path, data, at)
             checksum, at = zlib.crc32(memoryview(data)[at:stop], checksum), stop
-        raise _damaged(path, data, data.rfind(b"\n", 0, end - 1) + 1)
 
 
 def _number(digits: bytes) -> int:
     return int(digits, 16) if re.fullmatch(rb"[0-9a-f]{8}", digits) else -1
 
 
-def _take(data: bytes, start: int, end: int, state: State, pattern: re.Pattern[bytes], path: str) -> None:
+def _take(data: bytes, start: int, end: int, state: State, path: str) -> None:
     """Apply lines to the state, in their order; a million of them at numpy's pace."""
-    match = pattern.match(data, start, end)
+    match = _LINES.match(data, start, end)
     if match is None or match.end() != end:
         raise _damaged(path, data, start if match is None else match.end())
     if start == end:
