@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +20,21 @@ from zarrstream.mappings import sqlite_file
 from zarrstream.mappings.sqlite import SQLiteMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "x.db"
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder in which everybody may write."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def made(path: Path, tag: str, count: int, size: int) -> SQLiteMapping:
@@ -186,10 +197,10 @@ def test_a_turn_that_an_interrupt_took_is_given_back(path: Path, monkeypatch: py
 # -- beside a writer --------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_without_rights_reads_nothing_that_is_not_committed(tmp_path: Path) -> None:
+def test_a_reader_without_rights_reads_nothing_that_is_not_committed(shared: Path) -> None:
     """A file with a rollback journal that somebody is writing is locked, and is never read as it stands."""
-    tmp_path.chmod(0o755)  # nobody may enter
-    path = tmp_path / "v2.sqldb"
+    shared.chmod(0o755)
+    path = shared / "v2.sqldb"
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("CREATE TABLE zarr(k TEXT PRIMARY KEY, v BLOB)")
     writer.executemany("INSERT INTO zarr VALUES(?, ?)", [(f"a/{at}", b"O" * 30000) for at in range(60)])
@@ -206,8 +217,6 @@ def test_a_reader_without_rights_reads_nothing_that_is_not_committed(tmp_path: P
             with pytest.raises(StoreUnavailableError, match="is locked"):
                 mapping[f"a/{at}"]
 
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)  # nobody may enter
     in_child(read)
     writer.close()
 
@@ -236,11 +245,9 @@ def test_a_log_beside_busy_readers_is_begun_anew(path: Path, monkeypatch: pytest
 # -- what may not be written, and what is not zarr's ------------------------------------------------------------------
 
 
-def test_a_file_that_may_be_written_again_is_written(path: Path) -> None:
+def test_a_file_that_may_be_written_again_is_written(shared: Path) -> None:
     """The mode is looked at when it matters, and what else stands in the way is named."""
-    path.parent.chmod(0o777)  # nobody may write there
-    for folder in path.parents[1:3]:
-        folder.chmod(0o755)  # nobody may enter
+    path = shared / "x.db"
 
     def work() -> None:
         if os.geteuid() == 0:
