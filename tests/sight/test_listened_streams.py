@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it is a whole suite, beside other suites
 def test_all_laws_of_streams_hold_where_an_sdk_listens() -> None:
     """The tests of streams pass as they do where nobody listens: order, bounds, errors, leaving, resuming, forks."""
     require("opentelemetry.sdk.metrics")

@@ -85,7 +85,7 @@ every_kind = pytest.mark.parametrize("kind", STORES)
 every_face = pytest.mark.parametrize("face", ["blocking", "aio"])
 every_layout = pytest.mark.parametrize("sharded", [False, True], ids=["plain", "sharded"])
 every_position = pytest.mark.parametrize("bad", [0, 11, COUNT - 1])
-every_concurrency = pytest.mark.parametrize("concurrency", [1, 2, 8])
+every_concurrency = pytest.mark.parametrize("concurrency", [1, 8])
 
 
 @every_position
