@@ -120,7 +120,7 @@ def test_the_host_behind_one_that_never_answers_is_reached_in_time(
     with closing(socket.create_server(("127.0.0.1", 0))) as hole:
         url = postgresql_url(postgresql).replace("127.0.0.1", f"127.0.0.1:{hole.getsockname()[1]},127.0.0.1")
         both = PostgreSQLMapping(url, table_name=mapping._table_name)
-        with until(4):
+        with until(12):
             assert both["k"] == b"1"
         both.close()
 

@@ -12,9 +12,10 @@ import zarr
 
 from tests.values import PROTOTYPE
 from zarrstream import open_store, stream_chunks
-from zarrstream.stores.flights import Flights
+from zarrstream.stores.flights import Flights, _Flight
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
 
@@ -58,23 +59,36 @@ def test_who_blocks_a_loop_asks_by_himself_for_what_a_task_of_it_asks(way: str) 
     asyncio.run(main())
 
 
-def test_a_loop_that_runs_is_waited_for() -> None:
-    """Its task brings one answer for the thread, too."""
+def test_a_loop_that_runs_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task brings one answer for the thread, too, however often the thread has looked whether the loop runs on."""
     flights: Flights[bytes] = Flights()
+    monkeypatch.setattr("zarrstream.stores.flights._PATIENCE", 0.001)
+    heartbeat = _Flight.heartbeat
 
     async def main() -> None:
-        goes_on = asyncio.Event()
+        goes_on, loop = asyncio.Event(), asyncio.get_running_loop()
+        beats: list[Future[None]] = []
+
+        def beaten(flight: _Flight[bytes]) -> Future[None] | None:
+            beat = heartbeat(flight)
+            assert beat is not None
+            beat.result(30)  # however busy the machine is
+            beats.append(beat)
+            if len(beats) == 3:
+                loop.call_soon_threadsafe(goes_on.set)
+            return beat
 
         async def first() -> bytes:
             await goes_on.wait()
             return b"1"
 
+        monkeypatch.setattr(_Flight, "heartbeat", beaten)
         task = asyncio.create_task(flights.ask("what", first))
         await asyncio.sleep(0)
         asked = asyncio.create_task(asyncio.to_thread(flights.ask_sync, "what", lambda: b"2"))
-        await asyncio.sleep(0.6)  # longer than a loop's heartbeat is waited for
-        goes_on.set()
-        assert [await task, await asked] == [b"1", b"1"]
+        assert await asked == b"1"
+        assert await task == b"1"
+        assert len(beats) >= 3
 
     asyncio.run(main())
 
