@@ -20,7 +20,7 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Obj
 from tests.backends import every_row, opened
 from tests.optional import require
 from zarrstream import open_store
-from zarrstream.identity import Identity, endpoint_of, identity_of, legacy_place
+from zarrstream.identity import Identity, endpoint_of, identity_of, legacy_place, spelled
 from zarrstream.stores.mapping import MappingStore
 
 if TYPE_CHECKING:
@@ -81,6 +81,38 @@ def test_a_folder_is_itself_by_every_name(tmp_path: Path, monkeypatch: pytest.Mo
         open_store(f"zip:///{folder}/x.zip"),
     ]
     assert len({identity_of(store) for store in [LocalStore(folder), *others]}) == 1 + len(others)
+
+
+_KEY = "AccountKey=a2V5"
+_AZURE: dict[str, dict[str, str]] = {
+    "name": {"account_name": "one"},
+    "host": {"account_name": "one", "account_host": "one.blob.core.chinacloudapi.cn"},
+    "string": {"connection_string": f"DefaultEndpointsProtocol=https;AccountName=one;{_KEY}"},
+    "suffix": {"connection_string": f"AccountName=one;{_KEY};EndpointSuffix=core.chinacloudapi.cn"},
+    "protocol": {"connection_string": f"DefaultEndpointsProtocol=http;AccountName=one;{_KEY}"},
+    "protocol, suffix": {
+        "connection_string": f"DefaultEndpointsProtocol=http;AccountName=one;{_KEY};EndpointSuffix=core.windows.net"
+    },
+    "lower case": {"connection_string": "accountname=one;accountkey=a2V5;endpointsuffix=core.chinacloudapi.cn"},
+    "address": {"connection_string": f"AccountName=one;{_KEY};BlobEndpoint=http://127.0.0.1:10000/one"},
+    "both": {"connection_string": f"AccountName=one;{_KEY}", "account_host": "two.blob.core.windows.net"},
+    "two names": {"connection_string": f"AccountName=one;{_KEY}", "account_name": "two"},
+}
+
+
+@pytest.mark.parametrize("environment", [False, True])
+@pytest.mark.parametrize("kind", _AZURE)
+@pytest.mark.filterwarnings("ignore:.*asynchronous=True:UserWarning")
+def test_azure_is_where_its_client_goes(kind: str, environment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our store and zarr's over adlfs have one identity: that of the address which adlfs itself has made of it."""
+    options = dict(_AZURE[kind])
+    if environment:
+        text = options.pop("connection_string", f"AccountName=environment;{_KEY}")
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+    system = require("adlfs").AzureBlobFileSystem(**options, skip_instance_cache=True)
+    there = Identity(f"az://box at {spelled(system.service_client.url)}", "a")
+    assert identity_of(FsspecStore(system, path="box/a")) == there
+    assert identity_of(open_store("az://box/a", storage_options=options)) == there
 
 
 def test_an_identity_is_the_same_in_another_process(tmp_path: Path) -> None:

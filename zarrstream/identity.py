@@ -172,6 +172,30 @@ def endpoint_of(service: str, *given: object) -> str | None:
     return os.environ.get("STORAGE_EMULATOR_HOST") or None
 
 
+def azure_endpoint(options: Mapping[str, Any]) -> str | None:
+    """Return the address of the blobs of an Azure account, from whichever source adlfs takes it; None if there is none.
+
+    A connection string has the last word, the environment's included: adlfs asks nothing else then.
+
+    Parameters
+    ----------
+    options : mapping
+        The client's.
+    """
+    text = options.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING") or ""
+    parts = (part.partition("=") for part in str(text).split(";"))
+    named = {name.strip().lower(): value for name, _, value in parts}
+    if address := named.get("blobendpoint", "").partition("?")[0]:
+        return address
+    if account := named.get("accountname"):
+        suffix = named.get("endpointsuffix")
+        protocol = named.get("defaultendpointsprotocol", "https") if suffix else "https"  # as the client has it
+        return f"{protocol}://{account}.blob.{suffix or 'core.windows.net'}"
+    account = options.get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    host = options.get("account_host") or (f"{account}.blob.core.windows.net" if account else None)
+    return f"https://{host}" if host else None
+
+
 def _told(store: Any) -> Identity | None:
     """Return what a store says of itself."""
     pair = getattr(getattr(store, "mapping", store), "whole_place", None)
@@ -224,7 +248,7 @@ def _in_system(system: Any, path: str) -> Identity | None:
     if scheme == "gs":
         return _bucket("gs", container, prefix, endpoint_of("gs", options.get("endpoint_url")))
     if scheme == "az":
-        endpoint = _azure_endpoint(options)
+        endpoint = azure_endpoint(options)
         return None if endpoint is None else _bucket("az", container, prefix, endpoint)
     if scheme in {"http", "https"}:
         return Identity(path.rstrip("/"))
@@ -253,16 +277,6 @@ def _in_obstore(store: Any) -> Identity | None:
 
 def _bucket(scheme: str, bucket: str, prefix: str, endpoint: str | None) -> Identity:
     return Identity(f"{scheme}://{bucket}" + (f" at {spelled(endpoint)}" if endpoint else ""), prefix.strip("/"))
-
-
-def _azure_endpoint(options: dict[str, Any]) -> str | None:
-    text = options.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING") or ""
-    named = dict(part.partition("=")[::2] for part in str(text).split(";") if "=" in part)
-    account = options.get("account_name") or named.get("AccountName") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-    host = options.get("account_host") or named.get("BlobEndpoint")
-    if not host:
-        host = f"https://{account}.blob.core.windows.net" if account else None
-    return str(host) if host else None
 
 
 def spelled(address: str) -> str:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from zarrstream.errors import StoreOptionError
-from zarrstream.identity import endpoint_of
+from zarrstream.identity import azure_endpoint, endpoint_of
 from zarrstream.stores.remote import RemoteStore
 from zarrstream.stores.remote_location import RemotePlace, installed
 
@@ -179,7 +179,7 @@ def open_azure(
         options["use_managed_identity"] = True
     if blobs is not None and endpoint_url is None:
         options.setdefault("account_host", blobs)
-    place = RemotePlace("az", container, prefix, "adlfs", _azure_endpoint(options, endpoint_url), options=options)
+    place = RemotePlace("az", container, prefix, "adlfs", endpoint_url or azure_endpoint(options), options=options)
     return RemoteStore(place, read_only=read_only, missing_on_403=missing_on_403)
 
 
@@ -192,15 +192,6 @@ def _connection_string(endpoint: str, account: str | None, given: dict[str, str]
     if "sas_token" in given:
         parts.append(f"SharedAccessSignature={given['sas_token'].removeprefix('?')}")
     return ";".join(parts)
-
-
-def _azure_endpoint(options: dict[str, Any], endpoint: str | None) -> str | None:
-    """Return the service's address: two accounts may have containers of one name."""
-    text = options.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING") or ""
-    named = dict(part.partition("=")[::2] for part in text.split(";") if "=" in part)
-    account = options.get("account_name") or named.get("AccountName") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-    host = options.get("account_host") or (f"{account}.blob.core.windows.net" if account else None)
-    return endpoint or named.get("BlobEndpoint", "").partition("?")[0] or (f"https://{host}" if host else None)
 
 
 def _parts(scheme: str, url: str | None, bucket: str | None, prefix: str, *, called: str = "bucket") -> tuple[str, str]:

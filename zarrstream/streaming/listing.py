@@ -29,7 +29,6 @@ async def stored_objects(
         The array.
     timeout : float, optional
         Seconds for which the listing may bring nothing.
-
     reading : bool, optional
         Whether an empty listing would be an empty stream. For a checkpoint it means that all is written again, which
         loses nothing.

@@ -203,7 +203,8 @@ class Loader:
         job.load = (run.indices, list(self._cut(layout, index, run, pieces)), self._codec.decode_inner)
 
     # A range is read from whatever object has the key then, and the index may be of the one before. So one looks
-    # afterwards: at the file, or where the store has no cheap way to tell at the index again.
+    # afterwards: at the file, or where the store has no cheap way to tell at the index again. Only an index that was
+    # read for this very run is believed there: its moment is as short as zarr's own, and a third request is dear.
 
     def _read_parts(self, job: Job, run: Run, layout: ShardLayout, key: str) -> tuple[ShardIndex | None, Pieces]:
         port, version = self._port, self._version
@@ -217,7 +218,7 @@ class Loader:
             (index, seen), fresh = self._indexes.get(run.shard, job, read_index)
             pieces: Pieces = {}
             short: ValueError | None = None
-            for span in coalesce((span for span in self._spans(layout, index, run) if span), self._gap):
+            for span in coalesce(self._spans(layout, index, run), self._gap):
                 if job.halted:
                     return index, {}
                 try:
@@ -243,7 +244,7 @@ class Loader:
 
         for attempt in range(_ATTEMPTS):
             index, fresh = await self._indexes.aget(run.shard, job, began, read_index)
-            spans = coalesce((span for span in self._spans(layout, index, run) if span), self._gap)
+            spans = coalesce(self._spans(layout, index, run), self._gap)
             raws = await asyncio.gather(*(self._awaited.get(key, *span, began=began) for span in spans))
             try:
                 pieces = {span: _complete(raw, span, layout, index) for span, raw in zip(spans, raws, strict=True)}

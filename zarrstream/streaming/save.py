@@ -159,10 +159,8 @@ class Saver:
             await self._awaited.put(key, pieces, began=began)
         job.results.extend(results)
 
-    # Shards: all chunks of one at once; those that are not given stay as they are stored.
-
-    #
-    # A shard is read, merged and written under a lock of this process: another stream may have chunks for it, too.
+    # Shards: all chunks of one at once; those that are not given stay as they are stored. A shard is read, merged and
+    # written under a lock of this process: another stream may have chunks for it, too.
 
     def _shard_work(self, job: Job) -> None:
         assert self._port is not None

@@ -101,13 +101,13 @@ class ShardLayout:
         return wanted >= MOSTLY * math.prod(self.per_shard)
 
 
-def coalesce(spans: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+def coalesce(spans: Iterable[tuple[int, int] | None], gap: int) -> list[tuple[int, int]]:
     """Merge byte ranges that touch or nearly do.
 
     Parameters
     ----------
-    spans : iterable of (int, int)
-        Half-open byte ranges, in any order.
+    spans : iterable of (int, int) or None
+        Half-open byte ranges, in any order; None for a chunk that is not there.
     gap : int
         Bytes that may lie between two that are merged.
 
@@ -117,7 +117,7 @@ def coalesce(spans: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]
         Sorted ranges that cover them, none longer than `MERGED_BYTES` unless one span is.
     """
     merged: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
+    for start, stop in sorted(span for span in spans if span):
         if merged and start - merged[-1][1] <= gap and stop - merged[-1][0] <= MERGED_BYTES:
             merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
         else:
