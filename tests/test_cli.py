@@ -136,11 +136,15 @@ def test_a_mistake_is_told_in_a_line(arguments: list[str], told: str, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.usefixtures("_installed")
-def test_a_full_disk_under_the_output_is_told_in_a_line() -> None:
-    """What cannot be printed is a failure in a line."""
+def test_a_full_disk_under_the_output_is_told_in_a_line(unbuffered: str) -> None:
+    """What cannot be printed is a failure in a line, whether or not some of it is still in a buffer then."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run([*PROGRAM, "stores"], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(
+            [*PROGRAM, "stores"], check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
     assert result.returncode == 1
     assert result.stderr == "zarrstream: No space left on device\n"
 

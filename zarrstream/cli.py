@@ -33,8 +33,9 @@ def main() -> None:
         sys.exit(f"zarrstream: {error}")
     except OSError as error:
         # The disk under the output is full, or a file that was asked for cannot be written.
+        # What is still in the buffer has nowhere to go: Python would try it at its end, and say so once more.
         with contextlib.suppress(OSError):
-            os.close(1)  # what is still in the buffer has nowhere to go, and Python would say so once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(f"zarrstream: {error.strerror}{f': {error.filename!r}' if error.filename else ''}")
 
 
