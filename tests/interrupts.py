@@ -115,8 +115,11 @@ def uncovered_loops(code: CodeType) -> Iterator[str]:
         return target is not None and (found[target] == "PUSH_EXC_INFO" or covered(target))
 
     # All of a generator is covered, by what turns its StopIteration into an error: nothing can be told of one.
+    before = ""
     for jump in dis.get_instructions(code) if not code.co_flags & inspect.CO_GENERATOR else ():
-        if jump.opname == _BACKWARD and covered(jump.argval) and not covered(jump.offset):
+        # The way out of an `await` into which somebody has thrown goes back, too, in 3.12, and is no loop.
+        is_loop, before = jump.opname == _BACKWARD and before != "CLEANUP_THROW", jump.opname
+        if is_loop and covered(jump.argval) and not covered(jump.offset):
             yield f"{code.co_qualname}, line {jump.positions.lineno if jump.positions else '?'}"
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

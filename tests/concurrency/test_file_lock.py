@@ -157,3 +157,15 @@ def put(lock, items):
                 del item
 """
     assert bool(list(uncovered_loops(compile(source, "example", "exec")))) == (sys.version_info >= (3, 12))
+
+
+def test_an_await_is_no_such_loop() -> None:
+    """Python 3.12 leaves it by a jump back, where somebody has thrown into it."""
+    source = """
+async def wait(turn):
+    try:
+        await turn
+    except BaseException:
+        raise
+"""
+    assert list(uncovered_loops(compile(source, "example", "exec"))) == []
