@@ -232,7 +232,7 @@ async def _write(
     finally:
         if record is not None:
             await asyncio.to_thread(record.close)  # it publishes, and the loop has others to serve
-    return work.report()
+    return work.tally.report()
 
 
 async def _run(work: Writing, inbox: LoopInbox, source: AsyncIterator[Any]) -> None:

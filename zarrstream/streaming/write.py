@@ -91,7 +91,7 @@ def write_stream(
     ChunkTimeoutError
         A chunk took longer than ``timeout``: its state in the store is unknown, and it is not in the checkpoint.
     Exception
-        What the source raised, once all that it yielded before is written.
+        What the source or ``filter`` raised, or an item that is none, once all that came before it is written.
 
     Notes
     -----
@@ -140,7 +140,7 @@ def _write(plan: WritePlan, observer: Observer, loop: asyncio.AbstractEventLoop,
     finally:
         if record is not None:
             record.close()
-    return work.report()
+    return work.tally.report()
 
 
 def _run(work: Writing, inbox: Inbox, source: Iterator[Any]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-from zarrstream.errors import ChunkError, ChunkTimeoutError, ChunkWriteError
-from zarrstream.streaming.chunk import Progress, WriteReport
+from zarrstream.errors import ChunkTimeoutError
 from zarrstream.streaming.chunk_errors import write_error
 from zarrstream.streaming.frontier import Item
 from zarrstream.streaming.gather import Gather
@@ -15,6 +13,7 @@ from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
 from zarrstream.streaming.plan import cores, policy_of
 from zarrstream.streaming.save import ELIDED, UNWRITTEN, Saver
 from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.write_tally import WriteTally
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,7 +29,6 @@ PULL: Final = object()  # what the steps yield to have the source's next item se
 PUBLISH: Final = object()  # what the steps yield to have `Writing.publish` called, which may take its time
 END: Final = object()  # what is sent in when the source has no more
 NOTHING_YET: Final = object()  # what is sent in when there is something else to do before the source has an item
-_MOST_ERRORS = 100
 
 
 class Writing:
@@ -68,8 +66,6 @@ class Writing:
         ):  # what is stored and not yet recorded when a kill comes is written again: no more than this
             slots = threads if saver.synchronous else limits.requests
         self._plan, self._record = plan, record
-        self._listeners = [call for call in (plan.progress, plan.listener) if call is not None]
-        self._started = time.monotonic()
         self._policy = observer.policy(policy_of(plan.on_error))
         self.window = observer.window(
             saver.line(loop),
@@ -84,29 +80,11 @@ class Writing:
         self._gather = Gather(plan.codec.grid, singly=not saver.synchronous, max_bytes=limits.max_bytes)
         self._threads = threads
         self._workers = threads if saver.synchronous else limits.requests
-        self._frontier = observer.frontier()
+        self.tally = WriteTally(plan, record, observer.frontier())
         self._busy: dict[Index, int] = {}
         self._pieces: dict[Job, list[Piece]] = {}
         self._tainted: set[Index] = set()
-        self._pulled = 0
-        self._total = plan.total
-        self._written = self._skipped = self._nbytes = self._failed = self._rewritten = 0
-        self._errors: list[ChunkError] = []
         self._ended: tuple[list[tuple[list[Piece], Failure]], list[list[Piece]]] = ([], [])
-
-    def report(self) -> WriteReport:
-        """What came of it."""
-        return WriteReport(
-            written=self._written,
-            skipped=self._skipped,
-            failed=self._failed,
-            nbytes=self._nbytes,
-            seconds=time.monotonic() - self._started,
-            last_index=self._frontier.last_index,
-            errors=tuple(self._errors),
-            lost=0 if self._record is None else self._record.done.lost,
-            rewritten=self._rewritten,
-        )
 
     def publish(self) -> None:
         """Have the store publish what it acknowledged, and record it."""
@@ -149,7 +127,9 @@ class Writing:
             if isinstance(item, Failure):
                 source_error = item.error
                 break
-            yield from self._accept(item)
+            source_error = yield from self._accept(item)
+            if source_error is not None:
+                break
             yield from self._send_ready()
         for batch in self._gather.rest():
             yield from self._send(batch)
@@ -159,45 +139,42 @@ class Writing:
             yield from self._take_in()
         if source_error is not None:
             raise source_error
-        self._check_sum()
+        self.tally.check_sum()
 
-    def _check_sum(self) -> None:
-        """Refuse to end as if all were well where a chunk was pulled and nobody was told what became of it."""
-        told = self._written + self._skipped + self._failed
-        if told != self._pulled:
-            raise ChunkWriteError(
-                f"{self._pulled} chunks were pulled from the source, but only {told} were stored, skipped or reported "
-                f"as failed: this is a fault of zarrstream; write them again, and please report it"
-            )
-
-    def _accept(self, given: object) -> Generator[Any, Any, None]:
+    def _accept(self, given: object) -> Generator[Any, Any, Exception | None]:
+        """Take an item in; return the error of one that is none, or of ``filter``: what came before it is written."""
         plan = self._plan
         grid = plan.codec.grid
-        pieces: Iterable[tuple[Index, Any]]
-        if (alone := whole_chunk(plan.codec, given)) is not None:
-            item = Item(waiting=1, last=alone[0])
-            pieces = (alone,)
-        else:
-            region, data = parse(plan.codec, given)
-            last = tuple(stop - 1 for _, stop in grid.covering(region))
-            item = Item(waiting=grid.count(region), last=last)
-            pieces = pieces_of(plan.codec, region, data)
-        if self._total is not None:
-            self._total += item.waiting - 1  # the source's length counts it as one
-        self._frontier.add(item)
+        try:
+            item, pieces = self._taken(given)
+        except Exception as error:  # noqa: BLE001  # it is raised again once what came before the item is written
+            return error
+        self.tally.add(item)
         for index, part in pieces:
-            self._pulled += 1
-            if self._is_done(index) or (plan.filter is not None and not plan.filter(index)):
-                self._skipped += 1
-                self._frontier.settle((item,))
+            try:
+                left_out = self._is_done(index) or (plan.filter is not None and not plan.filter(index))
+            except Exception as error:  # noqa: BLE001  # it is raised again once what came before the chunk is written
+                return error
+            self.tally.pull()
+            if left_out:
                 self._gather.leave_out(index)
-                self._tell()
+                self.tally.skip(item)
                 continue
             if self._gather.holds(index):  # an earlier item for the same chunk goes first
                 yield from self._flush()
             self._gather.add(Piece(index, grid.object_of(index), whole(plan.codec, part), part.nbytes, (item,)))
             if not self._gather.has_room(self.window.nbytes):
                 yield from self._send_ready()
+        return None
+
+    def _taken(self, given: object) -> tuple[Item, Iterable[tuple[Index, Any]]]:
+        """Check an item of the source, and cut it into the chunks that it holds."""
+        codec = self._plan.codec
+        if (alone := whole_chunk(codec, given)) is not None:
+            return Item(waiting=1, last=alone[0]), (alone,)
+        region, data = parse(codec, given)
+        last = tuple(stop - 1 for _, stop in codec.grid.covering(region))
+        return Item(waiting=codec.grid.count(region), last=last), pieces_of(codec, region, data)
 
     def _is_done(self, index: Index) -> bool:
         return self._record is not None and self._record.passes_over(index)
@@ -294,15 +271,7 @@ class Writing:
             self._record.add("stored", [piece.index for piece, result in stored if result is not ELIDED])
             self._record.add("elided", [piece.index for piece, result in stored if result is ELIDED])
         for piece, _ in stored:
-            self._count(piece)
-
-    def _count(self, piece: Piece) -> None:
-        self._written += len(piece.items)  # several, where a later item for a chunk of a shard took an earlier one in
-        self._nbytes += piece.nbytes * len(piece.items)
-        if self._record is not None and self._record.done.was_present(piece.index):
-            self._rewritten += 1
-        self._frontier.settle(piece.items)
-        self._tell()
+            self.tally.write(piece)
 
     def _unlock(self, pieces: list[Piece]) -> None:
         for obj in {piece.obj for piece in pieces}:
@@ -321,21 +290,4 @@ class Writing:
             if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
                 yield from self._send(pieces[position:])
                 return
-            self._failed += len(piece.items)
-            if len(self._errors) < _MOST_ERRORS:
-                self._errors.append(error)
-            self._frontier.settle(piece.items)
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._listeners:
-            now = Progress(
-                self._written,
-                self._total if self._total is not None or self._record is None else self._record.total,
-                self._failed,
-                self._skipped,
-                self._nbytes,
-                self._frontier.last_index,
-            )
-            for call in self._listeners:
-                call(now)
+            self.tally.fail(piece, error)
