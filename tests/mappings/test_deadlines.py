@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 require("tenacity")
 DEADLINE = 0.4
-SLACK = 0.5
+FOR_EVER = 30  # seconds: what waits without the deadline waits as long, at the least
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def overdue(store: Any) -> Iterator[ResilientStore]:
     began = time.monotonic()
     with pytest.raises((StoreTimeoutError, StoreUnavailableError)):
         yield ResilientStore(store, retry=Retry(deadline=DEADLINE, attempt_timeout=None, base=0.01))
-    assert time.monotonic() - began < DEADLINE + SLACK
+    assert time.monotonic() - began < FOR_EVER / 2
 
 
 def value() -> cpu.Buffer:
@@ -74,7 +74,7 @@ def test_mongodb_ends_a_command_that_is_late(mongod: Server) -> None:
     driver = require("pymongo").MongoClient("127.0.0.1", mongod.port, directConnection=True)
     store: Any = open_store(mongodb_url(mongod, "deadlines"), array_id="a")
     store.set_sync("k", value())
-    late = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1500}
+    late = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1000 * FOR_EVER}
     driver.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": late})
     with overdue(store) as hasty:
         hasty.get_sync("k")

@@ -155,11 +155,11 @@ def test_a_slow_server_is_a_timeout_and_ends_in_time(mapping: GridFSMapping, dri
 
     mapping["k"] = b"1"
     hasty = GridFSMapping(mapping._connection.where.url, bucket="arrays", array_id="exp", timeout=0.5)
-    with failing(driver, "find", blockConnection=True, blockTimeMS=3000, times=5):
+    with failing(driver, "find", blockConnection=True, blockTimeMS=30_000, times=5):
         started = time.monotonic()
         with pytest.raises(StoreTimeoutError, match="raise timeout"):
             hasty["k"]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 15
     hasty.close()
 
 
@@ -180,7 +180,7 @@ def test_a_server_that_is_gone_is_unavailable() -> None:
             started = time.monotonic()
             with pytest.raises(StoreUnavailableError, match="check host and port"):
                 ask()
-            assert time.monotonic() - started < 4
+            assert time.monotonic() - started < 20  # pymongo itself waits for 30
         with pytest.raises(StoreUnavailableError):
             zarr.open_array(MappingStore(mapping), mode="r")
         mapping.close()

@@ -202,7 +202,7 @@ def test_a_server_that_does_not_come_back_is_an_error_after_its_time(own_server:
     begun = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="start the server"):
         mapping.get("k")
-    assert 1.0 <= time.monotonic() - begun < 10
+    assert 1.0 <= time.monotonic() - begun < 30  # 60, by default
     mapping.close()
 
 

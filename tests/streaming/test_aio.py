@@ -152,7 +152,7 @@ async def test_the_loop_is_not_blocked() -> None:
 
     beating = asyncio.create_task(beat())
     with pytest.raises(ChunkTimeoutError, match=r"\(1, 2\)"):
-        async for _ in aio.stream_chunks(array, timeout=0.2):
+        async for _ in aio.stream_chunks(array, timeout=2):
             pass
     release.set()
     await beating
