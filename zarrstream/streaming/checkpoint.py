@@ -14,11 +14,12 @@ from zarrstream.identity import flusher_of
 from zarrstream.streaming import binding
 from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
 from zarrstream.streaming.faces import await_on, lives_here, refuse_own_loop, run_on
-from zarrstream.streaming.grid import Grid, normalize_region, odometer
+from zarrstream.streaming.grid import Grid, odometer
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.publication import Publication
 from zarrstream.streaming.record import Log, Record, State, counts_of, moved, read_log
 from zarrstream.streaming.record_writer import Tail, Writer
+from zarrstream.streaming.region import normalize_region
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -112,8 +113,8 @@ class Checkpoint:
         ----------
         array : zarr.Array or zarr.AsyncArray
             The array that is to be written.
-        region : slice or tuple of slice, optional
-            Only the chunks that cover this part of it.
+        region : slice, tuple of slice or mapping, optional
+            Only the chunks that cover this part of it; as in `zarrstream.stream_chunks`.
 
         Returns
         -------
@@ -127,7 +128,7 @@ class Checkpoint:
             If the checkpoint belongs to something else, is damaged, or the store has no place; at the first step.
         """
         codec = ArrayCodec(array)
-        wanted = normalize_region(region, codec.grid.shape)
+        wanted = normalize_region(region, codec.grid.shape, codec.dimension_names)
 
         def begin() -> tuple[Record, Grid, Region]:
             loop = zarr_loop()
@@ -151,7 +152,7 @@ class Checkpoint:
             As for `pending`.
         """
         codec = ArrayCodec(array)
-        wanted = normalize_region(region, codec.grid.shape)
+        wanted = normalize_region(region, codec.grid.shape, codec.dimension_names)
         loop: asyncio.AbstractEventLoop = asyncio.get_running_loop() if lives_here(array) else zarr_loop()
         present = await await_on(loop, stored_objects(codec))
         record = await asyncio.to_thread(self.read, codec, present)

@@ -91,9 +91,10 @@ class ArrayCodec:
     @property
     def dimension_names(self) -> tuple[str | None, ...]:
         """The names of the axes: format 3's own, or those that xarray keeps in the attributes of format 2."""
-        kept: Any = self.array.attrs.get("_ARRAY_DIMENSIONS")
-        names = getattr(self.metadata, "dimension_names", None) or kept or ()
-        return tuple(names)
+        names = getattr(self.metadata, "dimension_names", None) or self.array.attrs.get("_ARRAY_DIMENSIONS") or ()
+        given: Any = (names,) if isinstance(names, str) else names
+        is_names = isinstance(given, (list, tuple)) and all(name is None or isinstance(name, str) for name in given)
+        return tuple(given) if is_names and len(given) == len(self.grid.shape) else ()
 
     def describe(self) -> dict[str, Any]:
         """What the stored bytes depend on: grids, data type, fill value, codecs, as the metadata document has them."""

@@ -227,36 +227,6 @@ def odometer(ranges: list[tuple[int, int]]) -> Iterator[Index]:
             yield (*head, at)
 
 
-def normalize_region(region: object, shape: tuple[int, ...]) -> Region:
-    """Turn what a user gave as a region into one half-open slice for each axis.
-
-    Raises
-    ------
-    TypeError
-        If something other than slices and one ``...`` is in it.
-    ValueError
-        If a slice has a step, or there are more slices than axes.
-    """
-    parts: tuple[Any, ...] = () if region is None else region if isinstance(region, tuple) else (region,)
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        gap = len(shape) - (len(parts) - 1)
-        parts = (*parts[:at], *(slice(None),) * gap, *parts[at + 1 :])
-    if len(parts) > len(shape):
-        raise ValueError(f"region has {len(parts)} slices, but the array has {len(shape)} dimensions: {shape}")
-    parts = (*parts, *(slice(None),) * (len(shape) - len(parts)))
-    return tuple(_bounds(part, size) for part, size in zip(parts, shape, strict=True))
-
-
-def _bounds(part: object, size: int) -> slice:
-    if not isinstance(part, slice):
-        raise TypeError(f"a region is made of slices, not {part!r}: write slice({part}, {part} + 1) for one position")
-    start, stop, step = part.indices(size)
-    if step != 1:
-        raise ValueError(f"a region has no step, but {part!r} has: stream the whole range and take what you need")
-    return slice(start, max(start, stop))
-
-
 def itemsize_of(dtype: np.dtype[Any]) -> int:
     """Bytes for one element; an estimate where the element lies outside the array."""
     return max(dtype.itemsize, _ESTIMATE) if dtype.hasobject or dtype.kind == "T" else dtype.itemsize

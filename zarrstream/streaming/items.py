@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +12,7 @@ from zarrstream.errors import UnalignedChunkError
 from zarrstream.streaming.chunk import Chunk, Index, Region, Slice, show_region
 from zarrstream.streaming.grid import odometer
 from zarrstream.streaming.plan import is_whole
+from zarrstream.streaming.region import slices_of
 from zarrstream.streaming.turns import SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -60,21 +62,23 @@ def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:
         If the region cuts through a chunk.
     """
     where, data = _pair(given)
-    if all(isinstance(part, slice) for part in where) and (where or not codec.grid.shape):
-        region = _region(codec, where)
+    if isinstance(where, Mapping) or (all(map(_is_slice, where)) and (where or not codec.grid.shape)):
+        region = _region(codec, slices_of(where, codec.grid.shape, codec.dimension_names))
     else:
         region = codec.grid.region_of(_index(codec, where))
     return region, _fitting(codec, region, data)
 
 
-def _pair(given: Any) -> tuple[tuple[Any, ...], Any]:
-    """Return where an item's data belong, as a tuple of ints or of slices, and the data."""
+def _pair(given: Any) -> tuple[tuple[Any, ...] | Mapping[Any, Any], Any]:
+    """Return where an item's data belong, as a tuple of ints or of slices, or by dimension names, and the data."""
     if isinstance(given, (Chunk, Slice)):
         return given.region, given.data
     if not isinstance(given, (tuple, list)) or len(given) != 2:  # noqa: PLR2004  # a pair
         raise TypeError(f"a source yields {_ITEMS}, not {_kind(given)}")
     where, data = given
-    if isinstance(where, slice) or (is_whole(where) and not isinstance(where, np.ndarray)):
+    if isinstance(where, Mapping):
+        return where, data
+    if _is_slice(where) or (is_whole(where) and not isinstance(where, np.ndarray)):
         return (where,), data  # an array of one dimension
     if isinstance(where, (list, np.ndarray)):
         where = tuple(where)
@@ -83,9 +87,13 @@ def _pair(given: Any) -> tuple[tuple[Any, ...], Any]:
     return where, data
 
 
+def _is_slice(part: object) -> bool:
+    return isinstance(part, slice) or part is Ellipsis
+
+
 _ITEMS = (
     "a Chunk, a Slice, (index, data) or (region, data), where an index is a tuple of ints in the target's chunk grid, "
-    "such as (0, 3), and a region a tuple of slices, such as numpy.s_[0:10, 0:20]"
+    "such as (0, 3), and a region a tuple of slices, such as numpy.s_[0:10, 0:20], or names dimensions"
 )
 
 
@@ -143,12 +151,10 @@ def _index(codec: ArrayCodec, where: tuple[Any, ...]) -> Index:
 
 def _region(codec: ArrayCodec, given: Region) -> Region:
     grid = codec.grid
-    if len(given) != len(grid.shape):
-        raise ValueError(f"region {given!r} has {len(given)} slices, but the target has {len(grid.shape)} dimensions")
     region = []
     for part, size, step in zip(given, grid.shape, grid.chunks, strict=True):
         first, last = (_from_start(at, size, whole) for at, whole in ((part.start, 0), (part.stop, size)))
-        if part.step not in (None, 1) or not 0 <= first < last <= size:
+        if not 0 <= first < last <= size:
             raise ValueError(f"region {show_region(given)} is not a part of the target's shape {grid.shape}")
         if first % step or (last % step and last != size):
             raise UnalignedChunkError(

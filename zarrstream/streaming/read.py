@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, Self, TypeVar
 from zarrstream.streaming.chunk import Chunk, Progress, show_region
 from zarrstream.streaming.codec import AnyArray, ArrayCodec
 from zarrstream.streaming.faces import Begin, Ending, in_thread
-from zarrstream.streaming.grid import normalize_region
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
 from zarrstream.streaming.reading import ReadPlan, Skipped
+from zarrstream.streaming.region import normalize_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -204,8 +204,9 @@ def stream_chunks(
     ----------
     array : zarr.Array or zarr.AsyncArray
         Format 2 or 3, any data type, any codec, sharded or not.
-    region : tuple of slice, optional
-        The part of the array to stream, in elements; chunks are clipped to it. Default: all of it.
+    region : slice, tuple of slice or mapping, optional
+        The part of the array to stream, in elements, such as ``numpy.s_[0:5, ..., 10:20]``, or by dimension names,
+        such as ``{"time": slice(0, 5)}``; chunks are clipped to it. Default: all of it.
     concurrency : int, optional
         Threads on stores that support zarr's synchronous methods (default: the cores), requests on others (default:
         16).
@@ -261,7 +262,7 @@ def stream_chunks(
         codec = ArrayCodec(array)
         return ReadPlan(
             codec,
-            normalize_region(region, codec.grid.shape),
+            normalize_region(region, codec.grid.shape, codec.dimension_names),
             Limits(concurrency, timeout, max_bytes),
             ordered,
             filter,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from zarrstream.streaming.chunk import Slice, show_region
 from zarrstream.streaming.codec import AnyArray, ArrayCodec
-from zarrstream.streaming.grid import normalize_region
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Limits, OnError, OnProgress, is_whole
 from zarrstream.streaming.read import Stream, Tally
 from zarrstream.streaming.reading import ReadPlan
+from zarrstream.streaming.region import axis_of, normalize_region
 from zarrstream.streaming.slabs import SlicePlan
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def stream_slices(
         From one slice's start to the next; default ``thickness``.
     thickness : int
         Elements of the axis in one slice; the last is clipped.
-    region : tuple of slice, optional
-        The part of the array to stream, in elements; it also clips the axis.
+    region : slice, tuple of slice or mapping, optional
+        The part of the array to stream, as in `stream_chunks`; it also clips the axis.
     concurrency, ordered, on_error, timeout, max_bytes, writable
         As in `stream_chunks`. A slice that crosses a skipped chunk is skipped. ``max_bytes`` bounds the chunks in
         flight; beside them one slab is held: all chunks that a slice crosses.
@@ -101,12 +101,12 @@ def stream_slices(
     def request() -> SlicePlan:
         codec = ArrayCodec(array)
         limits = Limits(concurrency, timeout, max_bytes)
-        at = axis_of(codec, axis)
+        at = axis_of(axis, len(codec.grid.shape), codec.dimension_names)
         apart = thickness if step is None else step
         for name, value in (("thickness", thickness), ("step", apart)):
             if not is_whole(value) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        wanted = normalize_region(region, codec.grid.shape)
+        wanted = normalize_region(region, codec.grid.shape, codec.dimension_names)
         low, high, _ = slice(start, stop).indices(codec.grid.shape[at])
         low, high = max(low, wanted[at].start), min(high, wanted[at].stop)
         wanted = (*wanted[:at], slice(low, max(low, high)), *wanted[at + 1 :])
@@ -128,28 +128,3 @@ def stream_slices(
         return plan
 
     return SliceStream(request)
-
-
-def axis_of(codec: ArrayCodec, axis: int | str) -> int:
-    """Turn an axis that a user gave into its number.
-
-    Raises
-    ------
-    ValueError
-        If the array has no such axis or dimension name.
-    TypeError
-        If it is neither a whole number nor a name.
-    """
-    ndim = len(codec.grid.shape)
-    if isinstance(axis, str):
-        names = codec.dimension_names
-        if axis not in names:
-            raise ValueError(f"the array has no dimension named {axis!r}; it has {list(names) or 'no names'}")
-        return names.index(axis)
-    if not is_whole(axis):
-        raise TypeError(f"axis must be a whole number or a dimension name, not {axis!r}")
-    if not ndim:
-        raise ValueError("an array of 0 dimensions has no axis to be cut along: stream_chunks gives its one value")
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"axis {axis} is out of range for an array of {ndim} dimensions")
-    return axis % ndim
