@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from zarrstream.concurrency.context import bound
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -50,11 +52,8 @@ class Note:
 def noting(note: Note) -> Iterator[Note]:
     """Have what is noted in this context, and in copies of it, noted on this."""
     note.above = _note.get()
-    token = _note.set(note)
-    try:
+    with bound(_note, note):
         yield note
-    finally:
-        _note.reset(token)
 
 
 def noted() -> Iterable[Note]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -17,6 +18,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from zarrstream import signals
+from zarrstream.concurrency.context import give_back
 from zarrstream.errors import ChunkError
 from zarrstream.identity import kind_of as kind_of  # noqa: PLC0414  # who counts a retry says so of which kind of store
 from zarrstream.notes import Note as Note  # noqa: PLC0414  # as above
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 _NAME = "zarrstream"
+_attaching: ContextVar[None] = ContextVar("zarrstream_attaching", default=None)
 # The API loads the provider that one of these names when it is first asked for it.
 _ASKED_FOR = {"OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"} & os.environ.keys()
 _RECORDED = "_zarrstream_recorded"
@@ -122,7 +125,7 @@ def under(span: Span | None) -> Iterator[None]:
         return
     from opentelemetry import trace
 
-    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+    with _attached(trace.set_span_in_context(span)):
         yield
 
 
@@ -149,13 +152,23 @@ def below(found: Mapping[str, str]) -> Iterator[None]:
     if not found:
         yield
         return
-    from opentelemetry import context, propagate
+    from opentelemetry import propagate
 
-    token = context.attach(propagate.extract(found))
+    with _attached(propagate.extract(found)):
+        yield
+
+
+@contextmanager
+def _attached(found: Context) -> Iterator[None]:
+    """Make a context the current one; a coroutine that is collected as garbage leaves the one that it ends in alone."""
+    from opentelemetry import context
+
+    here, token = _attaching.set(None), context.attach(found)
     try:
         yield
     finally:
-        context.detach(token)
+        if give_back(_attaching, here):  # OpenTelemetry would log an error where it is not
+            context.detach(token)
 
 
 class Carried:

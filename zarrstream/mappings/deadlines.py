@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, overload
 
+from zarrstream.concurrency.context import bound
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,11 +28,8 @@ def until(seconds: float | None) -> Iterator[None]:
     if seconds is not None:
         mine = time.monotonic() + seconds
         end = mine if end is None else min(end, mine)
-    token = _end.set(end)
-    try:
+    with bound(_end, end):
         yield
-    finally:
-        _end.reset(token)
 
 
 def remaining() -> float | None:

@@ -19,6 +19,7 @@ from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
+from zarrstream.concurrency.context import bound
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.deadlines import at_most, remaining
 
@@ -236,11 +237,8 @@ class Database:
         }
         extra: dict[str, Any] = {name: value for name, value in wanted.items() if name not in self.given}
         left = remaining()
-        token = _patience.set(None if left is None else _Patience(time.monotonic() + left, self.hosts))
-        try:
+        with bound(_patience, None if left is None else _Patience(time.monotonic() + left, self.hosts)):
             connection = Connection.connect(self.url, autocommit=True, client_encoding="UTF8", **extra)
-        finally:
-            _patience.reset(token)
         try:
             connection.begin(timeout)
             _require_utf8(connection, self.place)
