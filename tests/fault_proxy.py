@@ -7,6 +7,7 @@ import random
 import threading
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,38 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date
 _REASONS = {503: "SlowDown", 429: "TooManyRequests", 500: "InternalError", 416: "InvalidRange", 403: "AccessDenied"}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer by the proxy itself.
+
+    Attributes
+    ----------
+    status : int
+        HTTP's.
+    body : bytes
+        What it says.
+    headers : tuple of (str, str)
+        With what; ``Location`` at ``/`` and so on is a place of this proxy's own.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes in an answer's place, after which the connection ends.
+
+    Attributes
+    ----------
+    content : bytes
+        Whatever comes.
+    """
+
+    content: bytes
+
+
 class FaultProxy:
     """A proxy before an HTTP server.
 
@@ -29,7 +62,7 @@ class FaultProxy:
         Of the server, on 127.0.0.1.
     faults : sequence
         Of which one is drawn where something goes wrong: statuses, statuses with a code of S3's
-        (``"403 AccessDenied"``), or the names above.
+        (``"403 AccessDenied"``), an `Answer`, `Raw` bytes, or the names above.
     rate : float
         Of requests that go wrong.
     seed : int
@@ -38,6 +71,8 @@ class FaultProxy:
         Only requests whose path holds this go wrong.
     methods : str
         Only these do, separated by spaces.
+    times : int, optional
+        Only so many do.
 
     Attributes
     ----------
@@ -54,17 +89,19 @@ class FaultProxy:
     def __init__(
         self,
         port: int,
-        faults: Sequence[int | str] = (),
+        faults: Sequence[Fault] = (),
         *,
         rate: float = 1.0,
         seed: int = 0,
         paths: str = "",
         methods: str = "GET HEAD PUT POST DELETE",
+        times: int | None = None,
     ) -> None:
         self.upstream = port
         self.faults, self.rate, self.paths, self.methods = list(faults), rate, paths, methods.split()
         self.requests: list[tuple[str, str]] = []
-        self.met: Counter[int | str] = Counter()
+        self.times = times
+        self.met: Counter[Fault] = Counter()
         self.peak = self.under_way = 0
         self.ended = threading.Event()
         self.guard = threading.Lock()
@@ -84,11 +121,13 @@ class FaultProxy:
         self._thread.join()
         self._server.server_close()
 
-    def decide(self, method: str, path: str) -> int | str | None:
+    def decide(self, method: str, path: str) -> Fault | None:
         """Count a request, and say what goes wrong with it."""
         with self.guard:
             self.requests.append((method, path))
             if not self.faults or self.paths not in path or method not in self.methods:
+                return None
+            if self.times is not None and self.met.total() >= self.times:
                 return None
             fault = self._random.choice(self.faults) if self._random.random() < self.rate else None
             if fault is not None:
@@ -98,6 +137,9 @@ class FaultProxy:
     def count(self, text: str, method: str = "GET") -> int:
         """Return how many requests there were of a method whose path holds a text."""
         return sum(text in path and method == asked for asked, path in self.requests)
+
+
+Fault = int | str | Answer | Raw
 
 
 class _Server(ThreadingHTTPServer):
@@ -161,8 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815  # http.server's names
 
-    def _answer(self, fault: int | str | None, body: bytes | None) -> None:
-        if isinstance(fault, int):
+    def _answer(self, fault: Fault | None, body: bytes | None) -> None:
+        if isinstance(fault, Raw):
+            self.wfile.write(fault.content)
+            self.close_connection = True
+        elif isinstance(fault, Answer):
+            self._say(fault)
+        elif isinstance(fault, int):
             self._refuse(fault, _REASONS.get(fault, "Error"))
         elif fault is not None and fault[0].isdecimal():
             status, code = fault.split()
@@ -186,6 +233,17 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             return True
 
+    def _say(self, answer: Answer) -> None:
+        self.send_response_only(answer.status)
+        for name, value in answer.headers:
+            here = f"http://127.0.0.1:{self.proxy.port}" if name == "Location" else ""
+            self.send_header(name, f"{here}{value}")
+        if answer.status not in {204, 304} and not any(name == "Content-Length" for name, _ in answer.headers):
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
     def _refuse(self, status: int, code: str) -> None:
         content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
         self.send_response(status)
@@ -195,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _forward(self, fault: int | str | None, body: bytes | None) -> None:
+    def _forward(self, fault: str | None, body: bytes | None) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}}
         try:
             self.upstream.request(self.command, self.path, body=body, headers=headers)

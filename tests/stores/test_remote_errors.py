@@ -19,7 +19,7 @@ from tests.programs import free_port
 from zarrstream import errors
 from zarrstream.errors import StoreAccessError, StoreOptionError, StoreUnavailableError
 from zarrstream.stores import remote_errors
-from zarrstream.stores.bucket import CutShortError
+from zarrstream.stores.bucket_answers import CutShortError
 from zarrstream.stores.connection import ClosedError
 from zarrstream.stores.remote_errors import CODES, STATUS, Failure, failure
 

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 class Bucket(Protocol):
     """One bucket or container, by one client, on one event loop.
 
-    Names are whole: nothing is put before them. An object that is absent is `FileNotFoundError`; so may be a bucket
-    that is, which `answer` tells apart. All other errors are the client's own.
+    Names are whole: nothing is put before them. An object that is absent by the service's own word is
+    `FileNotFoundError`; a 404 by anybody else is `OddAnswerError`. What is no answer of this service's is an error:
+    a write returns once the service itself has acknowledged it. All other errors are the client's own.
     """
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
@@ -22,6 +23,8 @@ class Bucket(Protocol):
         ------
         CutShortError
             Fewer bytes came than the server had promised.
+        OddAnswerError
+            The answer does not say that it is this object's, and these bytes of it.
         """
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
@@ -50,21 +53,10 @@ class Bucket(Protocol):
 DELETED_AT_ONCE = 1000
 
 
-class CutShortError(Exception):
-    """A body that ended before what its head had promised."""
-
-
 def batched(names: Sequence[str], count: int) -> Iterator[Sequence[str]]:
     """Yield the names, so many at once, as `itertools.batched` does from Python 3.12 on."""
     for first in range(0, len(names), count):
         yield names[first : first + count]
-
-
-def whole(value: Any, promised: int | None) -> Any:
-    """Return a body, if all of it has come."""
-    if promised is not None and len(value) != promised:
-        raise CutShortError(f"{len(value):,} of {promised:,} bytes came")
-    return value
 
 
 def header(start: int, stop: int | None) -> dict[str, str]:

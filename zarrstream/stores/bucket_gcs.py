@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,16 @@ from urllib.parse import quote
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from gcsfs.core import GCSFileSystem
 
-from zarrstream.stores.bucket import CutShortError, header, whole
+from zarrstream.stores.bucket import header
+from zarrstream.stores.bucket_answers import (
+    NO_CONTENT,
+    NOT_FOUND,
+    OK,
+    PARTIAL,
+    NoContainerError,
+    OddAnswerError,
+    extent,
+)
 from zarrstream.stores.clients import let_go
 from zarrstream.stores.connection import Connection
 
@@ -24,10 +34,17 @@ if TYPE_CHECKING:
 _LEFT = timedelta(seconds=300)  # of a token's time: with less gcsfs asks for another one
 
 
-class _Once(GCSFileSystem):  # type: ignore[misc]  # gcsfs ships no types
-    """gcsfs, but that a request is made once: whoever calls us tries again, and attempts would multiply."""
+_OBJECT = "storage#object"
+_REFUSED = 400  # HTTP: from here on
+_PRECONDITION = 412
 
-    _request = GCSFileSystem._request.__wrapped__  # noqa: SLF001  # the only way to it
+
+class _RefusedError(Exception):
+    """A request that was refused, and the body that says why."""
+
+    def __init__(self, status: int, content: bytes) -> None:
+        super().__init__(f"HTTP {status}: {content[:1000].decode(errors='replace')}")
+        self.status, self.content = status, content
 
 
 class GCSBucket:
@@ -49,17 +66,44 @@ class GCSBucket:
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
-        headers, content = await self._call("GET", f"{self._object(name)}?alt=media", headers=header(start, stop))
-        promised = headers.get("Content-Length")
-        encoded = "Content-Encoding" in headers
-        return whole(content, None if promised is None or encoded else int(promised))
+        try:
+            return await self._media(name, start, stop)
+        except OddAnswerError:
+            await self.size(name)  # which says whether it is there in JSON; here a 404 is a line of text
+            raise
+
+    async def _media(self, name: str, start: int, stop: int | None) -> Any:
+        answer, content = await self._call("GET", self._object(name), alt="media", headers=header(start, stop))
+        if "X-Goog-Generation" not in answer.headers:
+            raise OddAnswerError("an object without its generation")
+        promised = answer.headers.get("Content-Length")
+        if promised is not None and "Content-Encoding" in answer.headers:
+            promised = len(content)  # aiohttp has counted what came, and unpacked it
+        return extent(
+            content,
+            start,
+            stop,
+            status=answer.status,
+            content_range=answer.headers.get("Content-Range"),
+            promised=None if promised is None else int(promised),
+        )
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
         """Store an object."""
         path = f"/upload/storage/v1/b/{quote(self._bucket)}/o"
         only_new = {"ifGenerationMatch": "0"} if create else {}
         headers = {"Content-Type": "application/octet-stream"}
-        await self._call("POST", path, uploadType="media", name=name, headers=headers, data=bytes(value), **only_new)
+        data = bytes(value)
+        try:
+            stored = await self._json(
+                path, method="POST", uploadType="media", name=name, headers=headers, data=data, **only_new
+            )
+        except _RefusedError as error:
+            if not create or error.status != _PRECONDITION or not _said(error.content):
+                raise
+            raise FileExistsError(name) from error
+        if (stored.get("kind"), stored.get("name"), stored.get("size")) != (_OBJECT, name, str(len(data))):
+            raise OddAnswerError("a write's answer that is not the object's resource")
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects."""
@@ -67,13 +111,22 @@ class GCSBucket:
 
     async def _remove(self, name: str) -> None:
         try:
-            await self._call("DELETE", self._object(name))
+            answer, _ = await self._call("DELETE", self._object(name))
         except FileNotFoundError:
             await self.answer("")
+            return
+        if "X-GUploader-UploadID" in answer.headers:
+            return
+        with suppress(FileNotFoundError):  # an emulator's: an empty answer says too little
+            await self.size(name)
+            raise OddAnswerError("a delete's answer, and the object is there")
 
     async def size(self, name: str) -> int:
         """Return how many bytes an object has."""
-        return int((await self._json(self._object(name)))["size"])
+        found = await self._json(self._object(name))
+        if (found.get("kind"), found.get("name")) != (_OBJECT, name):
+            raise OddAnswerError("an answer that is not the object's resource")
+        return int(found["size"])
 
     async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
@@ -88,7 +141,7 @@ class GCSBucket:
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
-        await self._json(self._root, prefix=prefix, maxResults=1)
+        await self._page(prefix=prefix, maxResults=1)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -105,35 +158,60 @@ class GCSBucket:
     async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
         more: dict[str, Any] = {}
         while True:
-            page = await self._json(self._root, **options, **more)
+            page = await self._page(**options, **more)
             yield page
             if not page.get("nextPageToken"):
                 return
             more = {"pageToken": page["nextPageToken"]}
 
-    async def _json(self, path: str, **parameters: Any) -> dict[str, Any]:
-        _, content = await self._call("GET", path, **parameters)
-        found = json.loads(content)
-        if not isinstance(found, dict):
-            raise CutShortError("an answer that is no object of JSON")
+    async def _page(self, **options: Any) -> dict[str, Any]:
+        page = await self._json(self._root, **options)
+        if page.get("kind") != "storage#objects":
+            raise OddAnswerError("an answer that is no listing")
+        return page
+
+    async def _json(self, path: str, *, method: str = "GET", **parameters: Any) -> dict[str, Any]:
+        _, content = await self._call(method, path, **parameters)
+        found = _parsed(content)
+        if found is None:
+            raise OddAnswerError("an answer that is no object of JSON")
         return found
 
     async def _connect(self) -> None:
         # gcsfs looks for credentials and asks for tokens as plain code does, which takes seconds where a server of
         # theirs does not answer: on the event loop, no deadline could interrupt that.
-        self._system = await asyncio.to_thread(partial(_Once, **self._options))
+        self._system = await asyncio.to_thread(partial(GCSFileSystem, **self._options))
         await self._system._set_session()  # noqa: SLF001  # its public way blocks
         let_go(self._system)
 
-    async def _call(self, method: str, path: str, **parameters: Any) -> Any:
+    async def _call(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, data: bytes | None = None, **query: Any
+    ) -> tuple[Any, bytes]:
+        """Make a request, once, and go where it leads and nowhere else; return the answer and its body."""
         if not self._connection.made:
             await self._connection.make()
         if not self._has_token():
             async with self._renewing:
                 if not self._has_token():
                     await asyncio.to_thread(self._system.credentials.maybe_refresh)
-        url = f"{self._system._location}{path}"  # noqa: SLF001  # its endpoint
-        return await self._system._call(method, url, **parameters)  # noqa: SLF001  # its public one blocks
+        system = self._system  # whose own way tries six times, follows redirects, and drops what a 404 says
+        async with system.session.request(
+            method,
+            f"{system._location}{path}",  # noqa: SLF001  # its endpoint
+            params=system._get_params(query),  # noqa: SLF001  # the options of its users
+            headers=system._get_headers(headers),  # noqa: SLF001  # and their token
+            data=data,
+            timeout=system.requests_timeout,
+            allow_redirects=False,
+        ) as answer:
+            content = await answer.read()
+        if answer.status == NOT_FOUND:
+            raise _missing(content)
+        if answer.status >= _REFUSED:
+            raise _RefusedError(answer.status, content)
+        if answer.status not in {OK, NO_CONTENT, PARTIAL}:
+            raise OddAnswerError(f"HTTP {answer.status}")
+        return answer, content
 
     def _has_token(self) -> bool:
         """Return whether gcsfs has no token to ask for before it makes a request."""
@@ -141,3 +219,25 @@ class GCSBucket:
         if found is None or not found.expiry:
             return found is None or bool(found.valid)
         return bool(found.valid) and found.expiry.replace(tzinfo=UTC) - datetime.now(UTC) > _LEFT
+
+
+def _missing(content: bytes) -> Exception:
+    """Return what a 404 is: an object's absence, the bucket's, or nothing that the service has said."""
+    if b"bucket does not exist" in content:
+        return NoContainerError()
+    if content.startswith(b"No such object") or _said(content):
+        return FileNotFoundError("No such object")
+    return OddAnswerError("a 404 that names nothing")
+
+
+def _said(content: bytes) -> bool:
+    """Return whether an error is told as the service tells it."""
+    return isinstance((_parsed(content) or {}).get("error"), dict)
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
 from obstore.store import S3Store
 
-from zarrstream.stores.bucket import whole
+from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from obstore.store import ObjectStore
 
@@ -46,11 +47,13 @@ class ObstoreBucket:
 
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a range of them."""
-        if stop is not None:
-            return await obstore.get_range_async(self._store, name, start=start, end=stop)
-        ranged: Any = {"range": {"suffix": -start} if start < 0 else {"offset": start}} if start else None
-        answer = await obstore.get_async(self._store, name, options=ranged)
-        first, last = answer.range
+        ranged: Any = None
+        if start or stop is not None:
+            ranged = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
+        with _absence():
+            answer = await obstore.get_async(self._store, name, options=None if ranged is None else {"range": ranged})
+        _known(answer.meta)
+        first, last = answer.range  # which is the one that was asked for: obstore looks
         return whole(await answer.bytes_async(), last - first)
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
@@ -60,6 +63,8 @@ class ObstoreBucket:
                 self._store, name, value, mode="create" if create else "overwrite", use_multipart=False
             )
         except AlreadyExistsError as error:
+            if not create or "<Code>PreconditionFailed</Code>" not in str(error):
+                raise
             raise FileExistsError(name) from error
 
     async def delete(self, names: Sequence[str]) -> None:
@@ -68,20 +73,41 @@ class ObstoreBucket:
 
     async def size(self, name: str) -> int:
         """Return how many bytes an object has."""
-        return int((await obstore.head_async(self._store, name))["size"])
+        try:
+            with _absence():
+                found = await obstore.head_async(self._store, name)
+        except OddAnswerError:
+            await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
+            raise
+        _known(found)
+        return int(found["size"])
 
     async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
         # What obstore takes for a prefix is a folder: the rest of the name is looked for here.
-        folder = prefix.rpartition("/")[0]
+        folder, empty = prefix.rpartition("/")[0], True
         async for page in obstore.list(self._store, prefix=folder or None):
+            empty = False
             yield [(found["path"], found["size"]) for found in page if found["path"].startswith(prefix)]
+        if empty:
+            await self._confirm(prefix)
 
     async def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level."""
         found = await obstore.list_with_delimiter_async(self._store, prefix=prefix.rstrip("/") or None)
         paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
+        if not paths:
+            await self._confirm(prefix)
         yield [path.removeprefix(prefix).rstrip("/") for path in paths if path.startswith(prefix)]
+
+    async def _confirm(self, prefix: str) -> None:
+        """Return if it is the service that answers here: obstore takes a login page for a listing of nothing."""
+        with suppress(FileNotFoundError):
+            try:
+                await self.get(f"{prefix}-", 0, 1)
+            except PermissionDeniedError as error:  # of a user who may list, and read nothing
+                if "<Code>" not in str(error):
+                    raise
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
@@ -92,3 +118,22 @@ class ObstoreBucket:
     async def close(self) -> None:
         """Let the client go: its connections end with it."""
         del self._store
+
+
+def _known(meta: Any) -> None:
+    if not meta["e_tag"]:
+        raise OddAnswerError("an answer without an ETag")
+
+
+@contextmanager
+def _absence() -> Iterator[None]:
+    """Let a missing object be what the service itself has said; obstore takes any 404 for it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        said = str(error)
+        if "<Code>NoSuchKey</Code>" in said:
+            raise
+        if "<Code>NoSuchBucket</Code>" in said:
+            raise NoContainerError from error
+        raise OddAnswerError("a 404 that names nothing") from error

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-from zarrstream.stores.bucket import CutShortError, header, whole
+from zarrstream.stores.bucket import header
+from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, Unredirected, extent
 from zarrstream.stores.connection import Connection
 
 if TYPE_CHECKING:
@@ -22,6 +26,13 @@ _CONNECTIONS = 128  # botocore's ten are one tenth of what a stream may ask for 
 _readers: dict[tuple[str, ...], Any] = {}
 _DESCRIPTIONS = ("service-2", "endpoint-rule-set-1")
 _TABLES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
+
+
+class _Session(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore ships no types
+    """aiobotocore's, but that a redirect is an answer, as it is to botocore: aiohttp would follow it."""
+
+    async def _get_session(self, proxy_url: str | None) -> Unredirected:
+        return Unredirected(await super()._get_session(proxy_url))
 
 
 class S3Bucket:
@@ -41,6 +52,8 @@ class S3Bucket:
         config.setdefault("max_pool_connections", _CONNECTIONS)
         # Whoever calls us tries again: attempts would multiply.
         config["retries"] = {"total_max_attempts": 1, "mode": "standard"}
+        if "http_session_cls" in inspect.signature(AioConfig).parameters:  # from aiobotocore 2.21 on
+            config.setdefault("http_session_cls", _Session)
         if options.get("endpoint_url"):
             config.setdefault("s3", {"addressing_style": "path"})
         own = {**options, "config_kwargs": config, "asynchronous": True, "skip_instance_cache": True}
@@ -51,30 +64,57 @@ class S3Bucket:
         """Return an object's bytes, or a range of them."""
         answer = await self._call("get_object", Key=name, **header(start, stop))
         async with answer["Body"] as body:
-            return whole(await body.read(), answer.get("ContentLength"))
+            return extent(
+                await body.read(),
+                start,
+                stop,
+                status=_known(answer)["HTTPStatusCode"],
+                content_range=answer.get("ContentRange"),
+                promised=answer.get("ContentLength"),
+            )
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
         """Store an object."""
+        only_new = {"IfNoneMatch": "*"} if create else {}
         try:
-            await self._call("put_object", Key=name, Body=bytes(value), **({"IfNoneMatch": "*"} if create else {}))
+            answer = await self._call("put_object", Key=name, Body=bytes(value), **only_new)
         except OSError as error:
             if not create or _code(error) != "PreconditionFailed":
                 raise
             raise FileExistsError(name) from error  # s3fs says so for Amazon's answer, and not for MinIO's
+        if not answer.get("ETag"):
+            raise OddAnswerError("a write's answer without an ETag")
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects."""
         if len(names) == 1:
-            await self._call("delete_object", Key=names[0])
+            await self._remove(names[0])
             return
         objects = [{"Key": name} for name in names]
-        answer = await self._call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        answer = await self._call("delete_objects", Delete={"Objects": objects})
         for failure in answer.get("Errors", ()):  # the answer's status is 200 all the same
             raise translate_boto_error(_RefusedError({"Error": failure}))
+        if (told := len(answer.get("Deleted", ()))) != len(names):
+            raise OddAnswerError(f"a delete's answer that names {told:,} of {len(names):,} objects")
+
+    async def _remove(self, name: str) -> None:
+        answer = await self._call("delete_object", Key=name)
+        if _request_id(answer):
+            return
+        # Amazon's answer has no body, and some that speak its language number no requests.
+        with suppress(FileNotFoundError):
+            await self.size(name)
+            raise OddAnswerError("a delete's answer, and the object is there")
 
     async def size(self, name: str) -> int:
         """Return how many bytes an object has."""
-        return int((await self._call("head_object", Key=name))["ContentLength"])
+        try:
+            answer = await self._call("head_object", Key=name)
+        except OddAnswerError:
+            await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
+            raise
+        _known(answer)
+        return int(answer["ContentLength"])
 
     async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
@@ -90,7 +130,7 @@ class S3Bucket:
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
-        await self._call("list_objects_v2", Prefix=prefix, MaxKeys=1)
+        await self._page(Prefix=prefix, MaxKeys=1)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -108,17 +148,23 @@ class S3Bucket:
         more: dict[str, Any] = {}
         while True:
             try:
-                page = await self._call("list_objects_v2", **options, **more)
+                page = await self._page(**options, **more)
             except OSError as error:
                 if _code(error) == "XMinioInvalidObjectName":  # MinIO has no name that begins so
                     return
                 raise
-            if "KeyCount" not in page and "IsTruncated" not in page:
-                raise CutShortError("an answer that is no listing")
             yield page
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def _page(self, **options: Any) -> dict[str, Any]:
+        page: dict[str, Any] = await self._call("list_objects_v2", **options)
+        if "KeyCount" not in page and "IsTruncated" not in page:
+            raise OddAnswerError("an answer that is no listing")
+        if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+            raise OddAnswerError("a page of a listing that does not say where the next one begins")
+        return page
 
     async def _call(self, method: str, **parameters: Any) -> Any:
         """Make a request, once: s3fs's own way tries five times, and sleeps after the last as well."""
@@ -131,6 +177,10 @@ class S3Bucket:
             return await call(**named)
         except Exception as error:  # noqa: BLE001  # s3fs knows which
             raised = translate_boto_error(error)
+            if isinstance(raised, FileNotFoundError) and (code := _code(raised)) != "NoSuchKey":
+                raised = (
+                    NoContainerError(code) if code == "NoSuchBucket" else OddAnswerError("a 404 that names nothing")
+                )
             raise raised from (None if raised is error else error)
 
 
@@ -146,6 +196,19 @@ def _session(options: dict[str, Any]) -> AioSession:
         for name in _TABLES:
             reader.load_data(name)
     return session
+
+
+def _known(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what botocore tells of an answer, if it is an object's."""
+    if not answer.get("ETag") and not _request_id(answer):
+        raise OddAnswerError("an answer without an ETag and the service's request id")
+    metadata: dict[str, Any] = answer["ResponseMetadata"]
+    return metadata
+
+
+def _request_id(answer: dict[str, Any]) -> str | None:
+    found: str | None = answer["ResponseMetadata"].get("RequestId")
+    return found
 
 
 def _code(error: OSError) -> str | None:

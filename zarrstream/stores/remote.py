@@ -297,8 +297,7 @@ class RemoteStore(Store):
         except Exception as error:
             back_end = self._place.back_end
             what = remote_errors.CLOSED if session.closed else remote_errors.failure(error, back_end)
-            gone = isinstance(error, FileNotFoundError) and what is remote_errors.NO_CONTAINER
-            gone &= not remote_errors.says_no_bucket(error, back_end)
+            gone = isinstance(error, FileNotFoundError)
             if not writes and (gone or (self._missing_on_403 and what is remote_errors.DENIED)):
                 raise _AbsentError from error
             raised = self._translated(error, what, key)

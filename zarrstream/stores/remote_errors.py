@@ -128,6 +128,7 @@ CODES: Final[dict[str, Mapping[str, Failure]]] = {
         "RequestExpired": EXPIRED,
         "RequestTimeTooSkewed": CLOCK,
         "PermanentRedirect": REGION,
+        "TemporaryRedirect": REGION,
         "IllegalLocationConstraintException": REGION,
         "SlowDown": THROTTLED,
         "SlowDownRead": THROTTLED,
@@ -173,17 +174,16 @@ CODES: Final[dict[str, Mapping[str, Failure]]] = {
 
 #: HTTP's status -> what that is, where the server gave no code that says more.
 STATUS: Final[Mapping[int, Failure]] = {
-    301: REGION,
-    307: REGION,
     400: OPTIONS,
     401: CREDENTIALS,
     403: DENIED,
-    404: NO_CONTAINER,
+    404: ODD,
     408: SLOW,
     409: CONFLICT,
     412: CONFLICT,
     416: RANGE,
     429: THROTTLED,
+    499: ODD,
     500: SERVER,
     502: SERVER,
     503: THROTTLED,
@@ -195,7 +195,9 @@ _NAMES: Final[tuple[tuple[frozenset[str], Failure], ...]] = (
     (frozenset({"ClosedError"}), CLOSED),
     (frozenset({"CutShortError", "ClientPayloadError", "IncompleteReadError", "ContentLengthError"}), CUT_SHORT),
     (frozenset({"ResponseStreamingError", "ResponseParserError", "IncompleteRead", "ContentTypeError"}), CUT_SHORT),
-    (frozenset({"JSONDecodeError", "DecodeError", "BadStatusLine", "ClientResponseError", "InvalidStatus"}), ODD),
+    (frozenset({"NoContainerError"}), NO_CONTAINER),
+    (frozenset({"OddAnswerError", "BadStatusLine", "InvalidStatus"}), ODD),
+    (frozenset({"JSONDecodeError", "DecodeError", "ClientResponseError"}), ODD),
     (frozenset({"SSLCertVerificationError", "SSLError", "ClientConnectorSSLError", "ClientSSLError"}), TLS),
     (frozenset({"ClientConnectorCertificateError", "CertificateError"}), TLS),
     (frozenset({"gaierror", "ClientConnectorDNSError"}), NO_HOST),
@@ -218,6 +220,10 @@ _WORDS: Final[tuple[tuple[str, Failure], ...]] = (
     ("dns error", NO_HOST),
     ("kind: Timeout", SLOW),
     ("operation timed out", SLOW),
+    ("redirect without LOCATION", REGION),
+    ("non-partial response", ODD),
+    ("Unable to extract metadata", ODD),
+    ("Got invalid", ODD),
     ("IncompleteMessage", CUT_SHORT),
     ("error decoding response body", CUT_SHORT),
     ("HTTP error", UNREACHABLE),
@@ -246,7 +252,16 @@ def _by_status(error: BaseException) -> Failure | None:
             return STATUS[status]
         if status >= 500:  # noqa: PLR2004  # HTTP: the server's fault
             return SERVER
+        if status < 400:  # noqa: PLR2004  # HTTP: no refusal, and not what was asked for
+            return REGION if _says_region(error) else ODD
     return None
+
+
+def _says_region(error: BaseException) -> bool:
+    """Return whether S3 sends elsewhere, as it does with the name of the bucket's region; a login page does not."""
+    response: Any = getattr(error, "response", None)
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}) if isinstance(response, dict) else {}
+    return "x-amz-bucket-region" in headers
 
 
 def _by_kind(error: BaseException) -> Failure | None:
@@ -259,14 +274,6 @@ def _by_kind(error: BaseException) -> Failure | None:
             if words in str(error):
                 return found
     return NO_CONTAINER if isinstance(error, FileNotFoundError) else None
-
-
-def says_no_bucket(error: BaseException, back_end: str) -> bool:
-    """Return whether the service says by its own code that the bucket does not exist.
-
-    A bare 404, from whichever proxy, is what an absent key is answered with as well; this is not.
-    """
-    return any(_by_code(each, CODES[back_end]) is NO_CONTAINER for each in _chain(error))
 
 
 def translated(error: Exception, what: Failure, *, place: str, key: str, secrets: frozenset[str]) -> ZarrStreamError:
