@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from collections import OrderedDict
+from weakref import WeakValueDictionary, ref
 
-from zarrstream.errors import StoreError, StoreOptionError, StoreTimeoutError
-from zarrstream.mappings.deadlines import remaining
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from zarrstream.concurrency.fork import on_fork
+from zarrstream.errors import StoreError, StoreOptionError
+from zarrstream.stores.slots import Slot
 
 _CALM = 0.1  # seconds: the failures of one moment are one sign, not several
+_BEAT = 1.0  # seconds after which a waiter looks by itself, for what a caller that vanished has told nobody
 
 
 class Limit:
-    """How many calls may be under way at a place, and how many may begin in a second: a context around each call.
+    """How many calls may be under way at a place, and how many may begin in a second: `slot` is a context around each.
 
     Attributes
     ----------
@@ -33,8 +27,6 @@ class Limit:
     room : float
         How many at present: a throttled call halves it, each successful one adds its part of one more
         (additive increase, multiplicative decrease: Chiu and Jain, 1989).
-    busy : int
-        How many are under way.
     """
 
     def __init__(self) -> None:
@@ -45,11 +37,20 @@ class Limit:
 
     def forget(self) -> None:
         """Begin with no call under way: in a forked child, whose calls the parent's are not."""
-        self.busy = 0
         self._guard = threading.Lock()
-        self._waiting: deque[Future[None]] = deque()
-        self._halved = 0.0
-        self._next_start = 0.0
+        self.held: dict[int, ref[Slot]] = {}
+        self.waiting: OrderedDict[int, ref[Slot]] = OrderedDict()
+        self._halved = self._looked = self._next_start = 0.0
+        self._first: int | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many are under way."""
+        return len(self.held)
+
+    def slot(self) -> Slot:
+        """Return a context for one call: ``with`` or ``async with``."""
+        return Slot(self)
 
     def restrict(self, size: int | None, rate: float | None) -> None:
         """Take a store's wishes: among several stores at one place, the smaller number counts."""
@@ -62,69 +63,65 @@ class Limit:
 
     # -- taking and giving --------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> None:
-        """Wait for room, and for the turn that the rate gives; whoever is cancelled gives its place up."""
-        if self._enters():
-            return
-        ticket = self._ticket()
-        try:
-            if not ticket.done():
-                await asyncio.wrap_future(ticket)
-            if pause := self._pause():
-                await asyncio.sleep(pause)
-        except BaseException:
-            self._give_up(ticket)
-            raise
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._ended(error)
-
-    def __enter__(self) -> None:
-        """Wait for room in this thread, for as long as the call has left.
-
-        Raises
-        ------
-        StoreTimeoutError
-            There was none in time.
-        """
-        if self._enters():
-            return
-        ticket, timeout = self._ticket(), remaining()
-        try:
-            ticket.result(timeout)
-            time.sleep(self._pause())
-        except FutureTimeoutError:
-            self._give_up(ticket)
-            raise StoreTimeoutError(
-                f"none of {int(self.room)} calls at this place ended within {timeout:.3g} s: raise max_concurrency"
-            ) from None
-        except BaseException:
-            self._give_up(ticket)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._ended(error)
-
-    def _enters(self) -> bool:
-        """Take room, if there is some and nobody waits for it."""
+    def admits(self, slot: Slot) -> bool:
+        """Take room and a turn at once, if nobody waits for them."""
         with self._guard:
-            free = self.rate is None and not self._waiting and self.busy + 1 <= self.room
-            self.busy += free
+            free = not self.waiting and self._is_free()
+            if free:
+                self._admit(slot, time.monotonic())
             return free
 
-    def _ended(self, error: BaseException | None) -> None:
+    def queue(self, slot: Slot) -> None:
+        """Put a slot behind those that wait."""
+        with self._guard:
+            if slot.key not in self.held and 0 in slot.parts:
+                self.waiting.setdefault(slot.key, ref(slot))
+                if len(self.waiting) == 1:
+                    self._looked = 0.0
+        self.settle()
+
+    def leave(self, slot: Slot) -> None:
+        """Take a slot out of the tables, and admit the next."""
+        with self._guard:
+            if slot.held.pop(slot.key, None) is not None and not slot.begun and self.rate is not None:
+                self._next_start -= 1 / self.rate  # a turn that nobody used
+            known = self.waiting.get(slot.key)
+            if known is not None and known() is slot:  # in a forked child it may be another's
+                del self.waiting[slot.key]
+        self.settle()
+
+    def settle(self) -> None:
+        """Admit those that there is room and a turn for, in the order in which they came."""
+        if not self.waiting:
+            return
+        with self._guard:
+            self._look()
+            admitted, stopped = self._admit_waiting()
+            first = self._new_first() if self.rate is not None else None
+        for slot in admitted:
+            slot.wake()
+        for slot in stopped:
+            slot.nudge()
+        if first is not None:
+            first.nudge()
+
+    def pause(self, slot: Slot) -> float:
+        """Return after how many seconds a waiting slot looks again: the first of the queue when its turn has come."""
+        left = self._next_start - time.monotonic()
+        return min(left, _BEAT) if self._first == slot.key and left > 0 else _BEAT
+
+    def lack(self) -> str:
+        """Return what there is none of, as a message goes on after how long it was waited for."""
+        if self.busy + 1 > self.room or self.rate is None:
+            return f"none of {int(self.room)} calls at this place ended: raise max_concurrency"
+        return f"no turn came, at {self.rate:g} calls per second: raise rate"
+
+    def ended(self, error: BaseException | None) -> None:
         """Count a call as ended, well or not."""
         if isinstance(error, StoreError) and error.throttled:
             self.throttled()
         elif error is None:
             self.succeeded()
-        self._give()
-
-    def _give(self) -> None:
-        with self._guard:
-            self.busy -= 1
-            admitted = self._admit() if self._waiting else ()
-        _wake(admitted)
 
     def succeeded(self) -> None:
         """Say that a call was answered."""
@@ -133,8 +130,7 @@ class Limit:
             return
         with self._guard:
             self.room = min(most, self.room + 1 / self.room)
-            admitted = self._admit()
-        _wake(admitted)
+        self.settle()
 
     def throttled(self) -> None:
         """Say that a call was refused for there being too many."""
@@ -144,47 +140,62 @@ class Limit:
                 self._halved = now
                 self.room = max(1.0, min(self.room, max(self.busy, 1)) / 2)
 
-    def _ticket(self) -> Future[None]:
-        ticket: Future[None] = Future()
-        with self._guard:
-            self._waiting.append(ticket)
-            admitted = self._admit()
-        _wake(admitted)
-        return ticket
+    # -- with the guard held ------------------------------------------------------------------------------------------
 
-    def _admit(self) -> list[Future[None]]:
-        """Take from the queue whom there is room for; the caller holds the guard, and wakes them without it."""
-        admitted = []
-        while self._waiting and self.busy + 1 <= self.room:
-            ticket = self._waiting.popleft()
-            if ticket.set_running_or_notify_cancel():
-                self.busy += 1
-                admitted.append(ticket)
-        return admitted
+    def _is_free(self) -> bool:
+        turn = self.rate is None or time.monotonic() >= self._next_start
+        return turn and len(self.held) + 1 <= self.room
 
-    def _give_up(self, ticket: Future[None]) -> None:
-        if not ticket.cancel():  # it was admitted
-            self._give()
+    def _admit_waiting(self) -> tuple[list[Slot], list[Slot]]:
+        """Return those admitted, and those whose event loop has stopped: they come back when it runs again."""
+        admitted: list[Slot] = []
+        stopped: list[Slot] = []
+        while self.waiting and self._is_free():
+            _, known = self.waiting.popitem(last=False)
+            if (slot := known()) is None or 0 not in slot.parts:
+                continue
+            if slot.is_idle:
+                stopped.append(slot)
+            else:
+                # A turn that was waited for is taken when it was due: how late the waiter woke costs no turns.
+                self._admit(slot, self._next_start)
+                admitted.append(slot)
+        return admitted, stopped
 
-    def _pause(self) -> float:
-        """Return how long to wait for one's turn, and take it."""
-        if self.rate is None:
-            return 0.0
-        with self._guard:
-            now = time.monotonic()
-            start = max(now, self._next_start)
-            self._next_start = start + 1 / self.rate
-        return start - now
+    def _admit(self, slot: Slot, due: float) -> None:
+        self.held[slot.key] = ref(slot)
+        if self.rate is not None:
+            # At most one turn that nobody took in time is made up for.
+            self._next_start = max(due, time.monotonic() - 1 / self.rate) + 1 / self.rate
+
+    def _new_first(self) -> Slot | None:
+        """Return the slot that has become the first of the queue since the last look."""
+        for key, known in self.waiting.items():
+            if key == self._first:
+                return None
+            if (slot := known()) is not None:
+                self._first = key
+                return slot
+        return None
+
+    def _look(self) -> None:
+        """Take back, now and then, what belongs to calls of event loops that are closed."""
+        if self.rate is None and self.busy + 1 <= self.room:
+            return
+        now = time.monotonic()
+        if now - self._looked > _BEAT / 2:
+            self._looked = now
+            self._drop_gone()
+
+    def _drop_gone(self) -> None:
+        for known in self.held.copy().values():
+            if (slot := known()) is not None and slot.is_gone:
+                slot.drop(0)
 
 
 def is_number(value: object, kind: type[int | float], *, least: float) -> bool:
     """Return whether a value is a number of a kind, or an int where floats are asked for, and not too small."""
     return isinstance(value, kind | int) and not isinstance(value, bool) and value >= least
-
-
-def _wake(admitted: Iterable[Future[None]]) -> None:
-    for ticket in admitted:
-        ticket.set_result(None)
 
 
 _limits: WeakValueDictionary[str, Limit] = WeakValueDictionary()
@@ -227,5 +238,4 @@ def _after_fork() -> None:
         limit.forget()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+on_fork(50, child=_after_fork)

@@ -14,6 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
+from zarrstream.stores.slots import occupying
 from zarrstream.stores.transactions import Transactional
 from zarrstream.stores.values import bounds, content, owned
 
@@ -175,7 +176,7 @@ class MappingStore(Transactional, Store):
         self._is_open = True
         if self._bytes.never_blocks:
             return work(*args, **kwargs)
-        return await asyncio.to_thread(work, *args, **kwargs)
+        return await asyncio.to_thread(occupying(work), *args, **kwargs)
 
     def _kept(self, value: Buffer) -> Buffer:
         """Return a value for `_call`: a mapping that never blocks has copied it before anybody can take it back."""

@@ -16,6 +16,7 @@ from zarrstream.identity import identity_of
 from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
+from zarrstream.stores.slots import call_within
 from zarrstream.stores.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
+
+    from zarrstream.stores.slots import Slot
 
 
 T = TypeVar("T")
@@ -218,14 +221,13 @@ class ResilientStore(Wrapper):
 
     async def _call(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
         if self.retry is None:
-            async with self.limit:
+            async with self.limit.slot():
                 return await work()
         return await self.retry.run(work, _Call(self, operation, key))
 
     def _call_sync(self, operation: str, key: str, work: Callable[[], T]) -> T:
         if self.retry is None:
-            with self.limit:
-                return work()
+            return call_within(self.limit.slot(), work)
         return self.retry.run_sync(work, _Call(self, operation, key))
 
 
@@ -234,7 +236,12 @@ class _Call:
 
     def __init__(self, store: ResilientStore, operation: str, key: str) -> None:
         self._store, self._operation, self._key = store, operation, key
-        self.gate = store.limit
+        self.slot: Slot | None = None
+
+    def place(self) -> Slot:
+        """Return the limit's slot for an attempt."""
+        self.slot = self._store.limit.slot()
+        return self.slot
 
     def __str__(self) -> str:
         return f"{self._operation} {self._key!r} of {self._store}"

@@ -11,6 +11,7 @@ from zarrstream.errors import MissingExtraError, StoreError, StoreOptionError, S
 from zarrstream.mappings.deadlines import remaining, until
 from zarrstream.places import is_there
 from zarrstream.stores.limits import is_number
+from zarrstream.stores.slots import call_within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-    from zarrstream.stores.limits import Limit
+    from zarrstream.stores.slots import Slot
 
 T = TypeVar("T")
 
@@ -28,11 +29,14 @@ class Call(Protocol):
 
     Attributes
     ----------
-    gate : Limit
-        Entered around each attempt; how long that takes counts for the deadline alone.
+    slot : Slot or None
+        That of the last attempt.
     """
 
-    gate: Limit
+    slot: Slot | None
+
+    def place(self) -> Slot:
+        """Return what is entered around an attempt; how long that takes counts for the deadline alone."""
 
     def again(self, error: BaseException) -> None:
         """Be told of a failure that another attempt follows."""
@@ -135,7 +139,7 @@ class Retry:
         raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
 
     async def _attempt(self, work: Callable[[], Awaitable[T]], call: Call) -> T:
-        async with call.gate:
+        async with call.place():
             try:
                 async with asyncio.timeout(self.attempt_timeout) as limit:
                     with until(self.attempt_timeout):
@@ -176,8 +180,7 @@ class Retry:
         raise AssertionError("tenacity ends with a result or an error")  # pragma: no cover
 
     def _attempt_sync(self, work: Callable[[], T], call: Call) -> T:
-        with call.gate, until(self.attempt_timeout):
-            return work()
+        return call_within(call.place(), work, self.attempt_timeout)
 
     def _rules(self, call: Call, failures: list[Exception]) -> dict[str, Any]:
         """Return the policy in tenacity's words."""
@@ -220,6 +223,8 @@ class Retry:
         return error
 
     def _overdue(self, call: Call, attempts: int, spent: float, failures: list[Exception]) -> StoreTimeoutError:
+        if call.slot is not None and call.slot.lacked:
+            return StoreTimeoutError(f"{call}: within {spent:.3g} s {call.slot.lacked}, or Retry's deadline")
         last = f"; the last failure: {failures[-1]}" if failures else ""
         return StoreTimeoutError(
             f"{call} did not succeed within {spent:.3g} s and {attempts} attempts{last}. "
