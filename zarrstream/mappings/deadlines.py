@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, overload
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from zarrstream.concurrency.context import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 _end: ContextVar[float | None] = ContextVar("zarrstream_deadline", default=None)
 
@@ -24,12 +26,37 @@ def until(seconds: float | None) -> Iterator[None]:
     seconds : float or None
         From now on. A context variable carries it: into threads by `asyncio.to_thread`.
     """
-    end = _end.get()
-    if seconds is not None:
-        mine = time.monotonic() + seconds
-        end = mine if end is None else min(end, mine)
-    with bound(_end, end):
+    with bound(_end, _sooner(seconds)):
         yield
+
+
+def call_until(seconds: float | None, work: Callable[[], T]) -> T:
+    """Return what a function returns that is called with so many seconds, as `until` gives them.
+
+    Whatever a signal handler raises, and wherever, nobody's deadline stays behind: it lies in a context of the call's
+    own, which nothing has to give back.
+
+    Parameters
+    ----------
+    seconds : float or None
+        From now on.
+    work : callable
+        What is called, in this thread.
+    """
+    return copy_context().run(_called, _sooner(seconds), work)
+
+
+def _called(end: float | None, work: Callable[[], T]) -> T:
+    _end.set(end)
+    return work()
+
+
+def _sooner(seconds: float | None) -> float | None:
+    end = _end.get()
+    if seconds is None:
+        return end
+    mine = time.monotonic() + seconds
+    return mine if end is None else min(end, mine)
 
 
 def remaining() -> float | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zarrstream.errors import MissingExtraError, StoreError, StoreOptionError, StoreTimeoutError
-from zarrstream.mappings.deadlines import remaining, until
+from zarrstream.mappings.deadlines import call_until, remaining, until
 from zarrstream.places import is_there
 from zarrstream.stores.limits import is_number
 from zarrstream.stores.slots import call_within
@@ -154,20 +155,22 @@ class Retry:
 
     def run_sync(self, work: Callable[[], T], call: Call) -> T:
         """Return what ``work`` returns, called as often as the policy allows. See `run`."""
+        return call_until(self.deadline, partial(self._run_sync, work, call))
+
+    def _run_sync(self, work: Callable[[], T], call: Call) -> T:
         failures: list[Exception] = []
         started = time.monotonic()
-        with until(self.deadline):
+        try:
             try:
-                try:
-                    return self._attempt_sync(work, call)
-                except Exception as error:
-                    if not passes(error):
-                        raise
-                    first = error
-                return self._go_on_sync(work, call, first, failures)
-            except Exception as error:  # noqa: BLE001  # as above
-                ended = self._ended(call, error, failures, time.monotonic() - started)
-                raise ended from ended.__cause__
+                return self._attempt_sync(work, call)
+            except Exception as error:
+                if not passes(error):
+                    raise
+                first = error
+            return self._go_on_sync(work, call, first, failures)
+        except Exception as error:  # noqa: BLE001  # as above
+            ended = self._ended(call, error, failures, time.monotonic() - started)
+            raise ended from ended.__cause__
 
     def _go_on_sync(self, work: Callable[[], T], call: Call, first: Exception, failures: list[Exception]) -> T:
         from tenacity import Retrying

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from zarrstream.concurrency.context import give_back
 from zarrstream.errors import StoreTimeoutError
-from zarrstream.mappings.deadlines import remaining, until
+from zarrstream.mappings.deadlines import call_until, remaining
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -285,8 +285,8 @@ def call_within(slot: Slot, work: Callable[[], T], seconds: float | None = None)
         Its time, from when it has the place.
     """
     try:
-        with slot, until(seconds):
-            return work()
+        with slot:
+            return work() if seconds is None else call_until(seconds, work)
     finally:
         # An exception of a signal handler may come before the first line of `__exit__`, but not between these.
         slot.parts.clear()
