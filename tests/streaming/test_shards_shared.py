@@ -14,9 +14,9 @@ from zarr.storage import LocalStore, MemoryStore
 from tests.streaming.spies import AsyncSpy, Spy
 from zarrstream import aio, open_store, write_stream
 from zarrstream.streaming.codec import ArrayCodec
+from zarrstream.streaming.cuts import Piece
 from zarrstream.streaming.frontier import Frontier, Item
 from zarrstream.streaming.gather import Gather
-from zarrstream.streaming.items import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ class Steps(dict[Any, Any]):
 def test_gathering_looks_at_no_shard_that_nothing_came_for() -> None:
     """What is ready is known when its last chunk comes: shards that wait cost nothing."""
     array = zarr.create_array(MemoryStore(), shape=(4000,), chunks=(1,), shards=(4,), dtype="i1", compressors=None)
-    gather = Gather(ArrayCodec(array).grid, singly=False, max_bytes=1 << 20)
+    gather = Gather(ArrayCodec(array), singly=False, max_bytes=1 << 20)
     gather._coming = Steps()
     for at in range(0, 4000, 4):
         gather.add(Piece((at,), (at // 4,), np.ones(1, "i1"), 1, ()))
@@ -153,8 +153,9 @@ def test_the_frontier_holds_what_is_unsettled_alone() -> None:
 def test_strings_count_by_estimate_in_writing_as_in_reading() -> None:
     """One budget is counted in one way."""
     array = zarr.create_array(MemoryStore(), shape=(20_000,), chunks=(1000,), dtype=str)
-    grid = ArrayCodec(array).grid
-    gather = Gather(grid, singly=False, max_bytes=3 * grid.chunk_nbytes)
+    codec = ArrayCodec(array)
+    grid = codec.grid
+    gather = Gather(codec, singly=False, max_bytes=3 * grid.chunk_nbytes)
     for at in range(3):
         assert gather.has_room(0)
         gather.add(Piece((at,), (at,), np.array(["x" * 200] * 1000, object), 8000, ()))

@@ -19,7 +19,7 @@ from zarrstream.streaming.faces import OnLoop, await_on, lives_here
 from zarrstream.streaming.job import Failure
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import observer_of
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
+from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial
 from zarrstream.streaming.pull import Pull
 from zarrstream.streaming.reading import Skipped
 from zarrstream.streaming.window import WAIT
@@ -200,10 +200,12 @@ async def write_stream(
     on_error: OnError = "raise",
     timeout: float | None = TIMEOUT,  # noqa: ASYNC109  # it is for each chunk, not for the whole
     max_bytes: int = MAX_BYTES,
+    partial: Partial = "refuse",
     progress: OnProgress | None = None,
 ) -> WriteReport:
     """Write an iterable or asynchronous iterable into an array; all else is as in `zarrstream.write_stream`."""
-    plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
+    limits = Limits(concurrency, timeout, max_bytes)
+    plan = plan_of(array, source, limits, checkpoint, filter, on_error, progress, partial)
     loop = asyncio.get_running_loop() if lives_here(array) else zarr_loop()
     with observer_of(plan.codec, "write") as observer, observer.inside():
         items = _awaited(source)

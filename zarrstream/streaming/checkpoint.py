@@ -17,7 +17,8 @@ from zarrstream.streaming.faces import await_on, lives_here, refuse_own_loop, ru
 from zarrstream.streaming.grid import Grid, odometer
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.publication import Publication
-from zarrstream.streaming.record import Log, Record, State, counts_of, moved, read_log
+from zarrstream.streaming.record import Log, Parts, Record, State, read_log
+from zarrstream.streaming.record_parts import PART, counts_of, moved, told_apart
 from zarrstream.streaming.record_writer import Tail, Writer
 from zarrstream.streaming.region import normalize_region
 
@@ -47,8 +48,9 @@ class Checkpoint:
     -----
     Bound to the store's place (endpoint included), the array's path, chunk and shard grid, data type, fill value,
     codecs, and the token. It follows an array that is resized: what is new is pending, and so is a last chunk that
-    reaches further than before. A chunk enters after the store acknowledged it; a chunk of a shard, once the shard is
-    stored. A chunk that a filter leaves out stays pending.
+    reaches further than before, but for the part that it had. A chunk enters after the store acknowledged it; a chunk
+    of a shard, once the shard is stored. A chunk of which only parts were written stays pending, and these parts are
+    not written again. A chunk that a filter leaves out stays pending.
 
     On opening, one listing of the array's keys is compared with the record: a chunk that is recorded as stored and is
     not there is pending again. A damaged line is refused.
@@ -163,7 +165,8 @@ class Checkpoint:
         """Read the record of an array and reconcile it with what is in the store; takes no lock."""
         bound = binding.binding_of(codec, self._token, self._place)
         log = read_log(self._file.read_bytes(), self._path) if self._file.exists() else None
-        return Record(codec.grid, self._state(log, codec, bound), present)
+        state, parts = self._state(log, codec, bound)
+        return Record(codec.grid, state, present, parts)
 
     def open(self, codec: ArrayCodec, present: Presence | None) -> Writer:
         """Take the lock, read and reconcile the record, and return what appends to it.
@@ -184,7 +187,7 @@ class Checkpoint:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             log = read_log(self._file.read_bytes(), self._path)
-            state = self._state(log, codec, bound)
+            state, parts = self._state(log, codec, bound)
             if log is None:
                 tail = Tail(self._path, descriptor, 0, 0)
                 tail.begin(json.dumps(bound).encode() + b"\n")
@@ -192,18 +195,20 @@ class Checkpoint:
                 tail = Tail(self._path, descriptor, log.end, log.checksum)
                 if log.shape != codec.grid.shape:
                     tail.append([("n", json.dumps(list(codec.grid.shape)))])
-            return Writer(tail, lock, Record(codec.grid, state, present), Publication(flusher_of(codec.array.store)))
+            record = Record(codec.grid, state, present, parts)
+            return Writer(tail, lock, record, Publication(flusher_of(codec.array.store)))
         except BaseException:
             if descriptor >= 0:
                 os.close(descriptor)
             lock.release()
             raise
 
-    def _state(self, log: Log | None, codec: ArrayCodec, bound: dict[str, Any]) -> State | None:
+    def _state(self, log: Log | None, codec: ArrayCodec, bound: dict[str, Any]) -> tuple[State | None, Parts]:
         if log is None:
-            return None
+            return None, {}
         binding.check(log.header, bound, codec, self._token, self._path)
-        return moved(log.state, log.shape, codec.grid.shape, log.chunks)
+        log.state[list(log.parts)] = PART
+        return told_apart(*moved(log.state, log.parts, log.shape, codec.grid.shape, log.chunks))
 
     def _counted(self) -> tuple[int, int]:
         """Return how many chunks are done, of how many; the file is read again where it has changed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,23 +20,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from zarrstream.streaming.codec import ArrayCodec
-    from zarrstream.streaming.frontier import Item
 
     NDArray: TypeAlias = npt.NDArray[Any]
 
 
-@dataclass
-class Piece:
-    """One chunk of an item: its stored object, its whole data (edges padded), and what waits for it."""
-
-    index: Index
-    obj: Index
-    data: NDArray
-    nbytes: int
-    items: tuple[Item, ...]
-
-
-def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:
+def parse(codec: ArrayCodec, given: object, *, merges: bool = False) -> tuple[Region, NDArray]:
     """Check one item of a source.
 
     Parameters
@@ -46,11 +33,13 @@ def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:
         The target.
     given : Chunk, (index, data) or (region, data)
         The item. For a `Chunk` the region decides.
+    merges : bool
+        Whether its region may cut through chunks.
 
     Returns
     -------
     region : tuple of slice
-        Whole chunks of the target, clipped at its edge.
+        Whole chunks of the target, clipped at its edge, or also parts of chunks.
     data : numpy.ndarray
         Values of that shape in the array's data type.
 
@@ -59,11 +48,11 @@ def parse(codec: ArrayCodec, given: object) -> tuple[Region, NDArray]:
     TypeError, ValueError
         If it is no item, or its data do not fit.
     UnalignedChunkError
-        If the region cuts through a chunk.
+        If the region cuts through a chunk and may not.
     """
     where, data = _pair(given)
     if isinstance(where, Mapping) or (all(map(_is_slice, where)) and (where or not codec.grid.shape)):
-        region = _region(codec, slices_of(where, codec.grid.shape, codec.dimension_names))
+        region = _region(codec, slices_of(where, codec.grid.shape, codec.dimension_names), merges=merges)
     else:
         region = codec.grid.region_of(_index(codec, where))
     return region, _fitting(codec, region, data)
@@ -118,13 +107,17 @@ def whole_chunk(codec: ArrayCodec, given: Any) -> tuple[Index, NDArray] | None:
     return (index, data) if data.shape == grid.chunks and data.dtype == codec.dtype else None
 
 
-def pieces_of(codec: ArrayCodec, region: Region, data: NDArray) -> Iterator[tuple[Index, NDArray]]:
-    """Yield a region's chunks, in C order, with views of their values."""
+def pieces_of(codec: ArrayCodec, region: Region, data: NDArray) -> Iterator[tuple[Index, Region | None, NDArray]]:
+    """Yield a region's chunks, in C order: where the given part of each lies in it, None for all, and its values."""
     grid = codec.grid
     for index in odometer(grid.covering(region)):
-        part = grid.region_of(index)
-        inside = tuple(slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True))
-        yield index, data[inside] if inside else data
+        part, own = grid.region_of(index, region), grid.region_of(index)
+        inside = _from_corner(part, region)
+        yield index, None if part == own else _from_corner(part, own), data[inside] if inside else data
+
+
+def _from_corner(part: Region, of: Region) -> Region:
+    return tuple(slice(p.start - o.start, p.stop - o.start) for p, o in zip(part, of, strict=True))
 
 
 def whole(codec: ArrayCodec, data: NDArray) -> NDArray:
@@ -149,17 +142,18 @@ def _index(codec: ArrayCodec, where: tuple[Any, ...]) -> Index:
     return index
 
 
-def _region(codec: ArrayCodec, given: Region) -> Region:
+def _region(codec: ArrayCodec, given: Region, *, merges: bool) -> Region:
     grid = codec.grid
     region = []
     for part, size, step in zip(given, grid.shape, grid.chunks, strict=True):
         first, last = (_from_start(at, size, whole) for at, whole in ((part.start, 0), (part.stop, size)))
         if not 0 <= first < last <= size:
             raise ValueError(f"region {show_region(given)} is not a part of the target's shape {grid.shape}")
-        if first % step or (last % step and last != size):
+        if not merges and (first % step or (last % step and last != size)):
             raise UnalignedChunkError(
                 f"region {show_region(given)} cuts through chunks of {grid.chunks}: start at multiples of the chunk "
-                "shape and stop at multiples or at the array's end, or copy the source with matching chunks first"
+                "shape and stop at multiples or at the array's end, or pass partial='merge' to have the rest of these "
+                "chunks read, merged and written again"
             )
         region.append(slice(first, last))
     return tuple(region)

@@ -24,6 +24,7 @@ logger = logging.getLogger("zarrstream")
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ChunkError], object]
 Filter: TypeAlias = "Callable[[Index], object]"
 OnProgress: TypeAlias = Callable[[Progress], object]
+Partial: TypeAlias = Literal["refuse", "merge"]
 
 MAX_BYTES = 256 << 20
 TIMEOUT = 120.0

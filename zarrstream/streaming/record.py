@@ -2,9 +2,10 @@
 
 The file is append-only text. Its first line is a JSON object that binds it to one array at one place. Every other line
 is a letter, ranges of chunk ordinals in C order and a checksum of the whole file up to it: ``s 0-31 40 *1f2e3d4c``.
-``s`` means stored, ``e`` elided, ``p`` pending again. ``n [48, 90]`` is the array's new shape, whose grid the ordinals
-of all later lines count in. A line counts only with its newline: a kill tears off no more than the last one, and the
-next writer cuts that away. Lines of format 1 have no checksum.
+``s`` means stored, ``e`` elided, ``p`` pending again. ``m 7@0:16,0:90`` says of a pending chunk that the part of it
+between these positions is stored. ``n [48, 90]`` is the array's new shape, whose grid the ordinals of all later lines
+count in. A line counts only with its newline: a kill tears off no more than the last one, and the next writer cuts
+that away. Lines of format 1 have no checksum.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import numpy as np
 
 from zarrstream.errors import CheckpointMismatchError
 from zarrstream.streaming.presence import Presence
+from zarrstream.streaming.record_parts import counts_of, extent_of, index_of, moved, take_parts, told_apart
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from zarrstream.streaming.boxes import Box
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.grid import Grid
 
 State: TypeAlias = "npt.NDArray[np.uint8]"
+Parts: TypeAlias = "dict[int, Box]"
 
 FORMAT = 2
 MAGIC = "zarrstream-checkpoint"
@@ -35,9 +39,12 @@ _START = b'{"zarrstream-checkpoint":'  # how the first line begins, so that a to
 _CODES = {"p": 0, "s": 1, "e": 2}
 _SUM = rb" \*[0-9a-f]{8}"
 _LINES = re.compile(rb"(?:[sep](?: \d{1,18}(?:-\d{1,18})?)+(?:" + _SUM + rb")?\n)*")
-_GRID = re.compile(rb"^n (\[[0-9, ]{0,999}\])" + _SUM + rb"\n", re.MULTILINE)
+_RARE = re.compile(
+    rb"^(?:n (\[[0-9, ]{0,999}\])|m((?: \d{1,18}@\d{1,18}:\d{1,18}(?:,\d{1,18}:\d{1,18})*)+))" + _SUM + rb"\n",
+    re.MULTILINE,
+)
 #: What a kill can leave of a line; NULs are what a power loss can.
-_TORN = re.compile(rb"[sepn]?[ 0-9,\[\]-]*(?:\*[0-9a-f]{0,8})?\0*")
+_TORN = re.compile(rb"[sepnm]?[ 0-9,\[\]@:-]*(?:\*[0-9a-f]{0,8})?\0*")
 _LONG = 64  # chunks of a range that is assigned by itself
 _BLOCK = 1 << 14  # ranges that are expanded at once: a million ordinals at most
 
@@ -54,6 +61,8 @@ class Log:
         The array's, as the last line has them.
     state : numpy.ndarray
         Of each chunk in C order: 0 for pending, 1 for stored, 2 for elided.
+    parts : dict
+        Of pending chunks, by their ordinals, the part that is stored.
     end : int
         Where the last whole line ends.
     checksum : int
@@ -64,6 +73,7 @@ class Log:
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     state: State
+    parts: Parts
     end: int
     checksum: int
 
@@ -87,34 +97,21 @@ def read_log(data: bytes, path: str) -> Log | None:
         raise _damaged(path, data, end)
     _check_sums(data, start, end, path)
     state: State = np.zeros(math.prod(counts_of(shape, chunks)), np.uint8)
-    for grid in _GRID.finditer(data, start, end):
-        _take(data, start, grid.start(), state, path)
-        grown = json.loads(grid[1])
+    parts: Parts = {}
+    for rare in _RARE.finditer(data, start, end):
+        _take(data, start, rare.start(), state, path)
+        start = rare.end()
+        if rare[1] is None:
+            if not take_parts(rare[2], state, parts, chunks):
+                raise _damaged(path, data, rare.start())
+            continue
+        grown = json.loads(rare[1])
         if len(grown) != len(shape):
-            raise _damaged(path, data, grid.start())
-        state, shape = moved(state, shape, tuple(grown), chunks), tuple(grown)
-        start = grid.end()
+            raise _damaged(path, data, rare.start())
+        state, parts = moved(state, parts, shape, tuple(grown), chunks)
+        shape = tuple(grown)
     _take(data, start, end, state, path)
-    return Log(found, shape, chunks, state, end, zlib.crc32(memoryview(data)[:end]))
-
-
-def counts_of(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the number of chunks along each axis."""
-    return tuple(-(-size // step) if step else 0 for size, step in zip(shape, chunks, strict=True))
-
-
-def moved(state: State, old: tuple[int, ...], new: tuple[int, ...], chunks: tuple[int, ...]) -> State:
-    """Bring what is done into the grid of a resized array: a chunk that now reaches further is pending again."""
-    if old == new:
-        return state
-    before, after = counts_of(old, chunks), counts_of(new, chunks)
-    grid = np.zeros(after, np.uint8)
-    common = tuple(slice(0, min(pair)) for pair in zip(before, after, strict=True))
-    grid[common] = state.reshape(before)[common]
-    for axis, (was, size, step) in enumerate(zip(old, new, chunks, strict=True)):
-        if size > was and step and was % step:
-            np.moveaxis(grid, axis, 0)[was // step] = 0
-    return grid.reshape(-1)
+    return Log(found, shape, chunks, *told_apart(state, parts), end, zlib.crc32(memoryview(data)[:end]))
 
 
 def line(kind: str, content: str, checksum: int) -> tuple[bytes, int]:
@@ -136,9 +133,11 @@ class Record:
     present : Presence or None
         The stored objects; None where the store cannot list. What is not in the store is pending again, and so is an
         elided chunk that is.
+    parts : dict, optional
+        As `Log.parts`, in this grid.
     """
 
-    def __init__(self, grid: Grid, state: State | None, present: Presence | None) -> None:
+    def __init__(self, grid: Grid, state: State | None, present: Presence | None, parts: Parts | None = None) -> None:
         self._grid, self._counts = grid, grid.counts
         self.lost = 0
         done = np.zeros(self._counts, bool) if state is None else state.reshape(self._counts) != 0
@@ -153,6 +152,9 @@ class Record:
                 done &= ~wrong
             self._untold = Presence.of(there & ~self._gathered(done))
         self.done = Presence.of(done)
+        at = {index_of(ordinal, self._counts): box for ordinal, box in (parts or {}).items()}
+        #: Of chunks that are not done, the parts that are stored.
+        self.parts = {index: box for index, box in at.items() if present is None or grid.object_of(index) in present}
 
     def __contains__(self, index: Index) -> bool:
         return index in self.done
@@ -175,6 +177,10 @@ class Record:
     def ordinal(self, index: Index) -> int:
         """A chunk's position in C order."""
         return self._grid.ordinal(index, self._counts)
+
+    def extent(self, index: Index) -> Box:
+        """The box of a chunk that lies in the array."""
+        return extent_of(index, self._grid.shape, self._grid.chunks)
 
     def _spread(self, there: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Say of each chunk what is so of its object."""

@@ -10,8 +10,10 @@ import numpy as np
 
 from zarrstream.concurrency.key_lock import merging
 from zarrstream.streaming.crew import Line
+from zarrstream.streaming.cuts import Cut
 from zarrstream.streaming.files import FileTransport
 from zarrstream.streaming.job import Failure, Job
+from zarrstream.streaming.save_opaque import save_by_zarr
 from zarrstream.streaming.transport import LoopTransport, sync_port
 from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
@@ -45,9 +47,11 @@ class Saver:
         Who watches.
     requests : int
         How many requests may be under way, where they are awaited.
+    merges : bool
+        Whether there may be parts of chunks among them.
     """
 
-    def __init__(self, codec: ArrayCodec, observer: Observer, requests: int) -> None:
+    def __init__(self, codec: ArrayCodec, observer: Observer, requests: int, *, merges: bool = False) -> None:
         port = sync_port(codec)
         self._codec = observer.encoder(codec)
         self._port: SyncPort | None = observer.port(port)
@@ -55,6 +59,7 @@ class Saver:
         self._files = port if isinstance(port, FileTransport) else None
         small = codec.grid.chunk_nbytes <= SMALL_BYTES and self._files is not None
         self._turns = Turns() if small else None
+        self._merges = merges
 
     @property
     def synchronous(self) -> bool:
@@ -73,13 +78,16 @@ class Saver:
             return Line(work=self._shard_work if self._codec.shard else self._work)
         if self._codec.shard:
             return Line(before=self._fetch_shard, work=self._encode_shard_of, after=self._send, loop=loop)
-        return Line(work=self._encode, after=self._send, loop=loop)
+        return Line(before=self._fetch_chunk if self._merges else None, work=self._encode, after=self._send, loop=loop)
 
     # Single chunks: all of the run are encoded, then all are written, in one transaction where the store has such.
 
     def _work(self, job: Job) -> None:
         port: SyncPort | None = self._port
         assert port is not None
+        if isinstance(job.load[0], Cut):
+            self._merge(job, port)
+            return
         encoded = self._encode_each(job)
         if job.halted:
             return
@@ -145,10 +153,34 @@ class Saver:
         stored = _tried(port.put, key, value if isinstance(value, list) else [value])
         return stored if type(stored) is Failure else STORED
 
+    def _merge(self, job: Job, port: SyncPort) -> None:
+        """Write a part of a single chunk: what is stored is read under a lock, as a shard is."""
+        [index], [cut] = job.indices, job.load
+        job.timing(0, 1)
+        key = self._lock(job, index)
+        stored = port.get(key)
+        value = _tried(lambda: self._codec.encode(self._merged(cut, stored)))
+        if job.halted:
+            return
+        done = value if type(value) is Failure else self._store(port, key, value)
+        job.results.append(done)
+        if type(done) is Failure:
+            job.halt.failed(job)
+
+    async def _fetch_chunk(self, job: Job, began: Callable[[], None]) -> None:
+        [index], [chunk] = job.indices, job.load
+        if isinstance(chunk, Cut):
+            key = await self._alock(job, index)
+            job.load = [(chunk, await self._awaited.get(key, began=began))]
+
+    def _merged(self, cut: Cut, stored: Any) -> NDArray:
+        """Return a part of a single chunk on what is stored of it."""
+        return cut.onto(self._codec.fill if stored is None else self._codec.decode(stored))
+
     def _encode(self, job: Job) -> None:
         [index], [chunk] = job.indices, job.load
-        job.timing(0, 1)
-        value = self._codec.encode(chunk)
+        job.timing(0, 1, job.spent)
+        value = self._codec.encode(self._merged(*chunk) if isinstance(chunk, tuple) else chunk)
         job.load = (self._codec.key(index), None if value is None else [value], [ELIDED if value is None else STORED])
 
     async def _send(self, job: Job, began: Callable[[], None]) -> None:
@@ -165,10 +197,7 @@ class Saver:
     def _shard_work(self, job: Job) -> None:
         assert self._port is not None
         job.timing(0, len(job.indices))
-        key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
-        name = (self._codec.lock_name, key)
-        merging.acquire(name)
-        job.at_end = partial(merging.release, name)
+        key = self._lock(job, self._codec.grid.object_of(job.indices[0]))
         stored = None if self._is_complete(job) else self._port.get(key)
         pieces, results = self._encode_shard(job, stored)
         if job.halted:
@@ -179,12 +208,22 @@ class Saver:
             job.halt.failed(job)
 
     async def _fetch_shard(self, job: Job, began: Callable[[], None]) -> None:
-        key = self._codec.key(self._codec.grid.object_of(job.indices[0]))
-        name = (self._codec.lock_name, key)
-        await merging.aacquire(name)
-        job.at_end = partial(merging.release, name)
+        key = await self._alock(job, self._codec.grid.object_of(job.indices[0]))
         stored = None if self._is_complete(job) else await self._awaited.get(key, began=began)
         job.load = (job.load, stored)
+
+    def _lock(self, job: Job, obj: Index) -> str:
+        """Have a job be the only one of this process that merges into a stored object; return the object's key."""
+        name = (self._codec.lock_name, key := self._codec.key(obj))
+        merging.acquire(name)
+        job.at_end = partial(merging.release, name)
+        return key
+
+    async def _alock(self, job: Job, obj: Index) -> str:
+        name = (self._codec.lock_name, key := self._codec.key(obj))
+        await merging.aacquire(name)
+        job.at_end = partial(merging.release, name)
+        return key
 
     def _encode_shard_of(self, job: Job) -> None:
         job.load, stored = job.load
@@ -205,10 +244,16 @@ class Saver:
         """
         layout = self._codec.shard
         assert layout is not None
-        encoded = self._at_once(job) or [_tried(self._codec.encode_inner, chunk) for chunk in job.load]
+        parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
+        encoded: list[Any] | None = None
+        if any(isinstance(chunk, Cut) for chunk in job.load):
+            encoded = [
+                _tried(self._encode_part, chunk, parts.get(local))
+                for local, chunk in zip(layout.local(job.indices), job.load, strict=True)
+            ]
+        encoded = encoded or self._at_once(job) or [_tried(self._codec.encode_inner, chunk) for chunk in job.load]
         if any(type(value) is Failure for value in encoded) and (job.halt.fails_fast or self._is_complete(job)):
             return None, [value if type(value) is Failure else UNWRITTEN for value in encoded]
-        parts = {} if stored is None else self._parts_of(layout, memoryview(stored).cast("B"))
         results: list[Any] = []
         for local, value in zip(layout.local(job.indices), encoded, strict=True):
             if type(value) is Failure:
@@ -221,6 +266,11 @@ class Saver:
                 results.append(STORED)
         return layout.assemble(parts) if parts else None, results
 
+    def _encode_part(self, chunk: NDArray | Cut, stored: Any) -> Any | None:
+        if isinstance(chunk, Cut):
+            chunk = chunk.onto(self._codec.fill if stored is None else self._codec.decode_inner(stored))
+        return self._codec.encode_inner(chunk)
+
     def _parts_of(self, layout: ShardLayout, stored: memoryview) -> dict[Index, Any]:
         index = layout.index_of(stored)
         locals_ = list(np.ndindex(layout.per_shard))
@@ -228,36 +278,18 @@ class Saver:
         return {local: stored[span[0] : span[1]] for local, span in zip(locals_, spans, strict=True) if span}
 
     def _is_complete(self, job: Job) -> bool:
-        """Whether all chunks of a shard are given: at the array's edge never, since another handle may know more."""
-        return len(job.indices) == self._codec.grid.per_object
+        """Whether all of a shard is given: at the array's edge never, since another handle may know more."""
+        return len(job.indices) == self._codec.grid.per_object and not any(isinstance(chunk, Cut) for chunk in job.load)
 
     # Arrays that zarr itself has to write.
 
     async def _write_by_zarr(self, job: Job, began: Callable[[], None]) -> None:
-        grid = self._codec.grid
-        results = [ELIDED if self._codec.elides(chunk) else STORED for chunk in job.load]
+        if self._codec.grid.shards is not None or isinstance(job.load[0], Cut):
+            await self._alock(job, self._codec.grid.object_of(job.indices[0]))
         async with self._awaited.gate:
             began()
-            if grid.shards is not None and len(job.indices) == sum(
-                1 for _ in grid.chunks_in(grid.object_of(job.indices[0]))
-            ):
-                await self._codec.write_by_zarr(*self._whole_object(job))
-            else:
-                for index, chunk in zip(job.indices, job.load, strict=True):
-                    await self._codec.write_by_zarr(grid.region_of(index), _clipped(chunk, grid.region_of(index)))
-        job.results.extend(results)
-
-    def _whole_object(self, job: Job) -> tuple[tuple[slice, ...], NDArray]:
-        grid = self._codec.grid
-        regions = [grid.region_of(index) for index in job.indices]
-        box = tuple(
-            slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*regions, strict=True)
-        )
-        whole = self._codec.filled(tuple(part.stop - part.start for part in box))
-        for region, chunk in zip(regions, job.load, strict=True):
-            inside = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(region, box, strict=True))
-            whole[inside] = _clipped(chunk, region)
-        return box, whole
+            elided = await save_by_zarr(self._codec, job)
+        job.results.extend(ELIDED if gone else STORED for gone in elided)
 
 
 class _Rest:
@@ -286,7 +318,3 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def _is_bytes(value: Any) -> bool:
     return value is not None and type(value) is not Failure
-
-
-def _clipped(chunk: NDArray, region: tuple[slice, ...]) -> NDArray:
-    return chunk[tuple(slice(0, part.stop - part.start) for part in region)]

@@ -13,7 +13,7 @@ from zarrstream.streaming.faces import refuse_own_loop, run_on
 from zarrstream.streaming.job import Failure
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import observer_of
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, check_callable
+from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial, check_callable
 from zarrstream.streaming.window import WAIT
 from zarrstream.streaming.write_plan import WritePlan
 from zarrstream.streaming.writing import END, PUBLISH, Writing
@@ -39,6 +39,7 @@ def write_stream(
     on_error: OnError = "raise",
     timeout: float | None = TIMEOUT,
     max_bytes: int = MAX_BYTES,
+    partial: Partial = "refuse",
     progress: OnProgress | None = None,
 ) -> WriteReport:
     """Write a source of chunks into an array, with bounded memory; with a checkpoint, resumable after a kill.
@@ -49,7 +50,8 @@ def write_stream(
         The target, opened for writing.
     source : iterable
         Of `Chunk`, ``(index, data)`` or ``(region, data)``: a tuple of ints is an index in the target's chunk grid, a
-        tuple of slices a region in array coordinates that covers whole chunks; for a `Chunk` its region decides. It
+        tuple of slices a region in array coordinates that covers whole chunks (see ``partial``), and so is a mapping of
+        dimension names to slices; for a `Chunk` its region decides. It
         is pulled in the caller's thread, one item at a time, and only when there is room. Items for one chunk are
         written in their order; the last wins. Data are copied where they could still change.
     concurrency : int, optional
@@ -70,6 +72,11 @@ def write_stream(
     max_bytes : int
         Bound of the decoded bytes gathered and in flight, plus one chunk. Chunks of a sharded array are gathered by
         shard; where the budget or the source ends first, an incomplete shard is merged with what is stored.
+    partial : {"refuse", "merge"}
+        What an item does whose region cuts through chunks. ``"refuse"`` ends the stream with an error. ``"merge"``
+        gathers the parts of a chunk while ``max_bytes`` allows; where they do not make it whole, the stored chunk is
+        read, merged with them and written. One stream of this process at a time merges into a chunk or shard; of two
+        processes one may overwrite what the other has merged, as in zarr.
     progress : callable, optional
         Receives a `Progress` after each chunk, in the caller's thread.
 
@@ -81,7 +88,7 @@ def write_stream(
     Raises
     ------
     UnalignedChunkError
-        If an item's region cuts through a chunk.
+        If an item's region cuts through a chunk, unless ``partial="merge"``.
     TypeError, ValueError
         If an argument or item is not what it has to be, or the array is read-only.
     CheckpointMismatchError, CheckpointLockedError
@@ -112,7 +119,8 @@ def write_stream(
     >>> report.written, array[...].tolist()
     (2, [1, 1, 1, 2, 2, 2])
     """
-    plan = plan_of(array, source, Limits(concurrency, timeout, max_bytes), checkpoint, filter, on_error, progress)
+    limits = Limits(concurrency, timeout, max_bytes)
+    plan = plan_of(array, source, limits, checkpoint, filter, on_error, progress, partial)
     loop = zarr_loop()
     refuse_own_loop(loop)
     items = iter(source)
@@ -172,6 +180,7 @@ def plan_of(
     filter: Filter | None,  # noqa: A002  # as in `write_stream`
     on_error: OnError,
     progress: OnProgress | None,
+    partial: Partial,
 ) -> WritePlan:
     """Check the arguments of `write_stream`."""
     _check_source(source)
@@ -192,6 +201,7 @@ def plan_of(
         on_error=on_error,
         progress=progress,
         total=_total(source),
+        partial=partial,
     )
 
 

@@ -25,8 +25,16 @@ class WritePlan:
     on_error: OnError
     progress: OnProgress | None
     total: int | None
+    partial: str
+
+    @property
+    def merges(self) -> bool:
+        """Whether an item may give a part of a chunk."""
+        return self.partial == "merge"
 
     def __post_init__(self) -> None:
+        if self.partial not in ("refuse", "merge"):
+            raise ValueError(f"partial must be 'refuse' or 'merge', not {self.partial!r}")
         check_on_error(self.on_error)
         check_callables(filter=self.filter, progress=self.progress)
         if self.codec.array.store.read_only:

@@ -9,8 +9,8 @@ from zarrstream.errors import ChunkError, ChunkWriteError
 from zarrstream.streaming.chunk import Progress, WriteReport
 
 if TYPE_CHECKING:
+    from zarrstream.streaming.cuts import Piece
     from zarrstream.streaming.frontier import Frontier, Item
-    from zarrstream.streaming.items import Piece
     from zarrstream.streaming.record_writer import Writer
     from zarrstream.streaming.write_plan import WritePlan
 
@@ -57,7 +57,7 @@ class WriteTally:
     def write(self, piece: Piece) -> None:
         """Count a chunk that is stored or elided."""
         self._written += len(piece.items)  # several, where a later item for a chunk of a shard took an earlier one in
-        self._nbytes += piece.nbytes * len(piece.items)
+        self._nbytes += piece.nbytes
         if self._record is not None and self._record.done.was_present(piece.index):
             self._rewritten += 1
         self._frontier.settle(piece.items)

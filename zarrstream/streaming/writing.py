@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.errors import ChunkTimeoutError
 from zarrstream.streaming.chunk_errors import write_error
+from zarrstream.streaming.cuts import Piece, part_of
 from zarrstream.streaming.frontier import Item
 from zarrstream.streaming.gather import Gather
-from zarrstream.streaming.items import Piece, parse, pieces_of, whole, whole_chunk
+from zarrstream.streaming.items import parse, pieces_of, whole, whole_chunk
 from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
 from zarrstream.streaming.plan import cores, policy_of
 from zarrstream.streaming.save import ELIDED, UNWRITTEN, Saver
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Iterable
 
-    from zarrstream.streaming.chunk import Index
+    from zarrstream.streaming.chunk import Index, Region
     from zarrstream.streaming.observer import Observer
     from zarrstream.streaming.record_writer import Writer
     from zarrstream.streaming.window import Inbox, LoopInbox
@@ -57,7 +58,7 @@ class Writing:
         record: Writer | None,
     ) -> None:
         limits = plan.limits
-        saver = Saver(plan.codec, observer, limits.requests)
+        saver = Saver(plan.codec, observer, limits.requests, merges=plan.merges)
         saver.sweep()
         threads = limits.threads if saver.synchronous else min(cores(), limits.requests)
         slots = 2 * threads if saver.synchronous else limits.requests + 2 * threads
@@ -77,7 +78,7 @@ class Writing:
             max_bytes=limits.max_bytes,
             timeout=limits.timeout,
         )
-        self._gather = Gather(plan.codec.grid, singly=not saver.synchronous, max_bytes=limits.max_bytes)
+        self._gather = Gather(plan.codec, singly=not saver.synchronous, max_bytes=limits.max_bytes)
         self._threads = threads
         self._workers = threads if saver.synchronous else limits.requests
         self.tally = WriteTally(plan, record, observer.frontier())
@@ -150,34 +151,37 @@ class Writing:
         except Exception as error:  # noqa: BLE001  # it is raised again once what came before the item is written
             return error
         self.tally.add(item)
-        for index, part in pieces:
+        for index, where, part in pieces:
             try:
-                left_out = self._is_done(index) or (plan.filter is not None and not plan.filter(index))
+                left_out = self._is_done(index, where) or (plan.filter is not None and not plan.filter(index))
             except Exception as error:  # noqa: BLE001  # it is raised again once what came before the chunk is written
                 return error
             self.tally.pull()
             if left_out:
-                self._gather.leave_out(index)
+                self._gather.leave_out(index, where)
                 self.tally.skip(item)
                 continue
             if self._gather.holds(index):  # an earlier item for the same chunk goes first
                 yield from self._flush()
-            self._gather.add(Piece(index, grid.object_of(index), whole(plan.codec, part), part.nbytes, (item,)))
+            if where is None:
+                self._gather.add(Piece(index, grid.object_of(index), whole(plan.codec, part), part.nbytes, (item,)))
+            elif not self._gather.extend(index, where, part, item):
+                self._gather.add(part_of(plan.codec, index, where, part, item))
             if not self._gather.has_room(self.window.nbytes):
                 yield from self._send_ready()
         return None
 
-    def _taken(self, given: object) -> tuple[Item, Iterable[tuple[Index, Any]]]:
+    def _taken(self, given: object) -> tuple[Item, Iterable[tuple[Index, Region | None, Any]]]:
         """Check an item of the source, and cut it into the chunks that it holds."""
         codec = self._plan.codec
         if (alone := whole_chunk(codec, given)) is not None:
-            return Item(waiting=1, last=alone[0]), (alone,)
-        region, data = parse(codec, given)
+            return Item(waiting=1, last=alone[0]), ((alone[0], None, alone[1]),)
+        region, data = parse(codec, given, merges=self._plan.merges)
         last = tuple(stop - 1 for _, stop in codec.grid.covering(region))
         return Item(waiting=codec.grid.count(region), last=last), pieces_of(codec, region, data)
 
-    def _is_done(self, index: Index) -> bool:
-        return self._record is not None and self._record.passes_over(index)
+    def _is_done(self, index: Index, where: Region | None) -> bool:
+        return self._record is not None and self._record.passes_over(index, where)
 
     def _send_ready(self) -> Generator[Any, Any, None]:
         # Where workers are idle a short run is better than none: a slow source is written as it comes.
@@ -208,12 +212,12 @@ class Writing:
         self._submit(pieces)
 
     def _submit(self, pieces: list[Piece]) -> None:
-        nbytes = len(pieces) * self._plan.codec.grid.chunk_nbytes
+        nbytes = sum(piece.held(self._plan.codec.grid.chunk_nbytes) for piece in pieces)
         for obj in {piece.obj for piece in pieces}:
             self._busy[obj] = self._busy.get(obj, 0) + 1
         if self._record is not None:
-            self._record.begins([piece.index for piece in pieces])
-        job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.data for piece in pieces])
+            self._record.begins(pieces)
+        job = self.window.submit([piece.index for piece in pieces], nbytes, [piece.load for piece in pieces])
         self._pieces[job] = pieces
 
     def _take_in(self) -> Generator[Any, Any, None]:
@@ -268,8 +272,12 @@ class Writing:
 
     def _settle(self, stored: list[tuple[Piece, Any]]) -> None:
         if self._record is not None:
-            self._record.add("stored", [piece.index for piece, result in stored if result is not ELIDED])
-            self._record.add("elided", [piece.index for piece, result in stored if result is ELIDED])
+            whole = [(piece.index, result) for piece, result in stored if piece.is_whole]
+            self._record.add("stored", [index for index, result in whole if result is not ELIDED])
+            self._record.add("elided", [index for index, result in whole if result is ELIDED])
+            for piece, result in stored:
+                if not piece.is_whole:
+                    self._record.add_part(piece, "elided" if result is ELIDED else "stored")
         for piece, _ in stored:
             self.tally.write(piece)
 
