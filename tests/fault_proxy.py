@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: What may go wrong: a status, or one of these.
-RESET, HANG, CUT, SHORT, SLOW_BODY = "reset", "hang", "cut", "short", "slow-body"
+RESET, HANG, CUT, SHORT, SLOW_BODY, FLIPPED = "reset", "hang", "cut", "short", "slow-body", "flipped"
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 _REASONS = {503: "SlowDown", 429: "TooManyRequests", 500: "InternalError", 416: "InvalidRange", 403: "AccessDenied"}
 
@@ -263,6 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.upstream.close()
             raise ConnectionAbortedError from None
         sent = content[: len(content) // 2] if fault in {CUT, SHORT} and content else content
+        if fault == FLIPPED and content:
+            sent = bytes([content[0] ^ 1]) + content[1:]
         length = len(sent) if fault == SHORT else answer.getheader("Content-Length") or len(content)
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.getheaders():

@@ -138,10 +138,12 @@ def test_one_failure_of_each_kind_is_the_right_data_or_an_error_that_names_the_k
         store.close()
     assert caught.value.index == (4,)
     passing = {503, 429, 500, RESET, CUT, HANG}
+    if bucket.row.name == "s3fs":  # which asks for a checksum
+        passing.add(SHORT)
     # Where a connection that was used before turns out to be dead, aiohttp sends the request once more by itself.
     again = 2 if fault == RESET and bucket.row.name == "s3fs" else 1
     assert 3 <= tried <= 3 * again if fault in passing else tried == 1
-    assert isinstance(caught.value.cause, StoreError) or fault == SHORT  # which only the codec can tell
+    assert isinstance(caught.value.cause, StoreError) or fault == SHORT  # which else only the codec can tell
 
 
 @every_s3

@@ -18,24 +18,38 @@ from tests.optional import require
 from tests.programs import free_port
 from zarrstream import errors
 from zarrstream.errors import StoreAccessError, StoreOptionError, StoreUnavailableError
-from zarrstream.stores import remote_errors
+from zarrstream.stores import remote_failures
 from zarrstream.stores.bucket_answers import CutShortError
 from zarrstream.stores.connection import ClosedError
-from zarrstream.stores.remote_errors import CODES, STATUS, Failure, failure
+from zarrstream.stores.remote_errors import failure
+from zarrstream.stores.remote_failures import CODES, STATUS, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 require("tenacity")
-FAILURES = {name: value for name, value in vars(remote_errors).items() if isinstance(value, Failure)}
+FAILURES = {name: value for name, value in vars(remote_failures).items() if isinstance(value, Failure)}
 PAGE = Path(__file__).parents[2] / "docs" / "stores" / "clouds.md"
 
 
 def rows() -> Iterator[str]:
     """The table of the documentation, from the code."""
     for name in (
-        *("THROTTLED", "SERVER", "SLOW", "UNREACHABLE", "NO_HOST", "CUT_SHORT", "ODD", "CONFLICT", "NO_CONTAINER"),
-        *("DENIED", "CREDENTIALS", "EXPIRED", "CLOCK", "REGION", "TLS", "RANGE", "CLOSED", "OPTIONS", "UNKNOWN"),
+        *("THROTTLED", "SERVER", "SLOW", "UNREACHABLE", "NO_HOST", "CUT_SHORT", "DAMAGED", "ODD", "CONFLICT"),
+        *(
+            "NO_CONTAINER",
+            "HELD",
+            "DENIED",
+            "CREDENTIALS",
+            "EXPIRED",
+            "CLOCK",
+            "REGION",
+            "TLS",
+            "RANGE",
+            "CLOSED",
+            "OPTIONS",
+            "UNKNOWN",
+        ),
     ):
         found = FAILURES[name]
         columns = [CODES["s3"], CODES["az"], STATUS]

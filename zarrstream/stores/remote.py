@@ -13,7 +13,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream.errors import StoreUnavailableError, ZarrStreamError
 from zarrstream.mappings.nodes import SeenNodes, documents
-from zarrstream.stores import remote_errors
+from zarrstream.stores import remote_errors, remote_failures
 from zarrstream.stores.bucket import DELETED_AT_ONCE, batched
 from zarrstream.stores.clients import Clients
 from zarrstream.stores.connection import ClosedError
@@ -119,6 +119,8 @@ class RemoteStore(Store):
             async with self._errors(session, key):
                 value = await self._ranged(session.bucket, key, start, stop)
         except _AbsentError:
+            value = None
+        if value is None:  # outside of what handled the client's error, which would stay in sight of ours
             await self._believe(session, key)
             return None
         self._seen.saw(key, value)
@@ -131,7 +133,7 @@ class RemoteStore(Store):
                 return await bucket.get(name, start, stop)
             except Exception as error:
                 ranged = start != 0 or stop is not None
-                if not ranged or remote_errors.failure(error, self._place.back_end) is not remote_errors.RANGE:
+                if not ranged or remote_errors.failure(error, self._place.back_end) is not remote_failures.RANGE:
                     raise
                 refused = error
             size = await bucket.size(name)
@@ -209,13 +211,15 @@ class RemoteStore(Store):
         return True
 
     async def getsize(self, key: str) -> int:
-        session = await self._session()
+        session, size = await self._session(), None
         try:
             async with self._errors(session, key):
                 size = await session.bucket.size(self._place.name(key))
         except _AbsentError:
+            pass
+        if size is None:
             await self._believe(session, key)
-            raise FileNotFoundError(key) from None
+            raise FileNotFoundError(key)
         self._seen.saw(key)
         return size
 
@@ -284,8 +288,7 @@ class RemoteStore(Store):
         try:
             return await self._clients.get()
         except Exception as error:  # noqa: BLE001  # the table knows which
-            raised = self._translated(error, remote_errors.failure(error, self._place.back_end), "")
-            raise raised from raised.__cause__
+            remote_errors.throw(self._translated(error, remote_errors.failure(error, self._place.back_end), ""))
 
     @asynccontextmanager
     async def _errors(self, session: _Session, key: str, *, writes: bool = False) -> AsyncIterator[None]:
@@ -296,14 +299,13 @@ class RemoteStore(Store):
             raise
         except Exception as error:
             back_end = self._place.back_end
-            what = remote_errors.CLOSED if session.closed else remote_errors.failure(error, back_end)
+            what = remote_failures.CLOSED if session.closed else remote_errors.failure(error, back_end)
             gone = isinstance(error, FileNotFoundError)
-            if not writes and (gone or (self._missing_on_403 and what is remote_errors.DENIED)):
+            if not writes and (gone or (self._missing_on_403 and what is remote_failures.DENIED)):
                 raise _AbsentError from error
-            raised = self._translated(error, what, key)
-            raise raised from raised.__cause__
+            remote_errors.throw(self._translated(error, what, key))
 
-    def _translated(self, error: Exception, what: remote_errors.Failure, key: str) -> ZarrStreamError:
+    def _translated(self, error: Exception, what: remote_failures.Failure, key: str) -> ZarrStreamError:
         return remote_errors.translated(error, what, place=self.place, key=key, secrets=self._place.secrets())
 
 

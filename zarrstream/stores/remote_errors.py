@@ -1,198 +1,42 @@
-"""What the cloud's errors mean to a user: the tables by which they become ours, and which of them pass."""
+"""What the errors of the clouds' clients mean to a user, and how they become ours."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from zarrstream.errors import (
-    StoreAccessError,
-    StoreCorruptError,
-    StoreError,
-    StoreOptionError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-    ZarrStreamError,
+from zarrstream.errors import StoreError, ZarrStreamError
+from zarrstream.stores.remote_failures import (
+    CLOSED,
+    CODES,
+    CREDENTIALS,
+    CUT_SHORT,
+    DAMAGED,
+    DENIED,
+    NO_CONTAINER,
+    NO_HOST,
+    ODD,
+    OPTIONS,
+    RANGE,
+    REGION,
+    SERVER,
+    SLOW,
+    STATUS,
+    THROTTLED,
+    TLS,
+    UNKNOWN,
+    UNREACHABLE,
+    Failure,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-
-@dataclass(frozen=True)
-class Failure:
-    """One way in which a request fails.
-
-    Attributes
-    ----------
-    raised : type
-        The error that it becomes.
-    what : str
-        What is wrong: a predicate, whose subject is the place.
-    remedy : str
-        What to do about it.
-    passes : bool
-        Whether the same request may succeed a moment later, and is therefore made again.
-    """
-
-    raised: type[ZarrStreamError]
-    what: str
-    remedy: str
-    passes: bool = False
-
-
-NO_CONTAINER: Final = Failure(
-    StoreUnavailableError,
-    "is lost: its bucket or container is not there",
-    "check its name, the account and the endpoint",
-)
-DENIED: Final = Failure(
-    StoreAccessError,
-    "may not be used so with these credentials",
-    "grant reading (GetObject, ListBucket) or writing (PutObject, DeleteObject) too; where only listing is denied, "
-    "missing_on_403=True takes a refusal for an absent chunk",
-)
-CREDENTIALS: Final = Failure(
-    StoreAccessError,
-    "refused the credentials, or found none",
-    "check key and secret, or where your client takes them from (environment, files, roles)",
-)
-EXPIRED: Final = Failure(StoreAccessError, "refused credentials that have expired", "get new ones, and open it again")
-CLOCK: Final = Failure(StoreAccessError, "has another time than this machine", "set this machine's clock")
-REGION: Final = Failure(StoreUnavailableError, "is in another region", "pass region=, as the bucket has it")
-THROTTLED: Final = Failure(
-    StoreUnavailableError,
-    "asks for fewer requests",
-    "lower max_concurrency or rate, or raise retry's deadline",
-    passes=True,
-)
-SERVER: Final = Failure(
-    StoreUnavailableError, "failed at the server's side", "try again; if it stays so, ask who runs it", passes=True
-)
-UNREACHABLE: Final = Failure(
-    StoreUnavailableError, "cannot be reached", "check endpoint_url, the network and the proxies between", passes=True
-)
-NO_HOST: Final = Failure(
-    StoreUnavailableError,
-    "has an endpoint that nobody knows",
-    "check endpoint_url and region, and the name server",
-    passes=True,
-)
-SLOW: Final = Failure(
-    StoreTimeoutError, "did not answer in time", "raise retry's attempt_timeout, or look at the network", passes=True
-)
-CUT_SHORT: Final = Failure(
-    StoreUnavailableError, "sent less than it had promised", "try again; look at the proxies between", passes=True
-)
-TLS: Final = Failure(
-    StoreUnavailableError,
-    "has a certificate that is not trusted, or speaks no TLS",
-    "check endpoint_url and the certificates here",
-)
-CONFLICT: Final = Failure(
-    StoreUnavailableError, "was changed by somebody else at that moment", "try again", passes=True
-)
-RANGE: Final = Failure(
-    StoreCorruptError, "does not have the range that was asked for", "read it again; it may have been replaced"
-)
-ODD: Final = Failure(
-    StoreUnavailableError,
-    "answered what is no answer",
-    "check endpoint_url: something else may listen there",
-    passes=True,
-)
-CLOSED: Final = Failure(
-    StoreUnavailableError,
-    "was closed while a request was on its way",
-    "close it after the last; any later use opens it",
-)
-OPTIONS: Final = Failure(StoreOptionError, "does not take this request", "check bucket, key and options")
-UNKNOWN: Final = Failure(StoreError, "failed", "see the error that this one was raised from")
-
-#: Back end -> the code that its server gives -> what that is.
-CODES: Final[dict[str, Mapping[str, Failure]]] = {
-    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-    "s3": {
-        "NoSuchBucket": NO_CONTAINER,
-        "AllAccessDisabled": DENIED,
-        "AccessDenied": DENIED,
-        "AccountProblem": DENIED,
-        "Forbidden": DENIED,
-        "InvalidAccessKeyId": CREDENTIALS,
-        "InvalidToken": CREDENTIALS,
-        "SignatureDoesNotMatch": CREDENTIALS,
-        "AuthorizationHeaderMalformed": REGION,
-        "ExpiredToken": EXPIRED,
-        "TokenRefreshRequired": EXPIRED,
-        "RequestExpired": EXPIRED,
-        "RequestTimeTooSkewed": CLOCK,
-        "PermanentRedirect": REGION,
-        "TemporaryRedirect": REGION,
-        "IllegalLocationConstraintException": REGION,
-        "SlowDown": THROTTLED,
-        "SlowDownRead": THROTTLED,
-        "SlowDownWrite": THROTTLED,
-        "RequestLimitExceeded": THROTTLED,
-        "Throttling": THROTTLED,
-        "ThrottlingException": THROTTLED,
-        "TooManyRequests": THROTTLED,
-        "InternalError": SERVER,
-        "ServiceUnavailable": THROTTLED,
-        "RequestTimeout": SLOW,
-        "OperationAborted": CONFLICT,
-        "ConditionalRequestConflict": CONFLICT,
-        "BadDigest": CUT_SHORT,
-        "IncompleteBody": CUT_SHORT,
-        "XAmzContentSHA256Mismatch": CUT_SHORT,
-        "InvalidRange": RANGE,
-        "InvalidBucketName": OPTIONS,
-        "KeyTooLongError": OPTIONS,
-    },
-    # https://cloud.google.com/storage/docs/json_api/v1/status-codes: what is to be known is in the status.
-    "gs": {},
-    # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
-    "az": {
-        "ContainerNotFound": NO_CONTAINER,
-        "ContainerBeingDeleted": NO_CONTAINER,
-        "ContainerDisabled": NO_CONTAINER,
-        "AuthenticationFailed": CREDENTIALS,
-        "InvalidAuthenticationInfo": CREDENTIALS,
-        "NoAuthenticationInformation": CREDENTIALS,
-        "AuthorizationFailure": DENIED,
-        "AuthorizationPermissionMismatch": DENIED,
-        "AuthorizationProtocolMismatch": TLS,
-        "InsufficientAccountPermissions": DENIED,
-        "AccountIsDisabled": DENIED,
-        "ServerBusy": THROTTLED,
-        "OperationTimedOut": SLOW,
-        "InternalError": SERVER,
-        "InvalidRange": RANGE,
-        "InvalidResourceName": OPTIONS,
-    },
-}
-
-#: HTTP's status -> what that is, where the server gave no code that says more.
-STATUS: Final[Mapping[int, Failure]] = {
-    400: OPTIONS,
-    401: CREDENTIALS,
-    403: DENIED,
-    404: ODD,
-    408: SLOW,
-    409: CONFLICT,
-    412: CONFLICT,
-    416: RANGE,
-    429: THROTTLED,
-    499: ODD,
-    500: SERVER,
-    502: SERVER,
-    503: THROTTLED,
-    504: SERVER,
-}
-
 # The names of errors that no answer came with, the most particular first.
 _NAMES: Final[tuple[tuple[frozenset[str], Failure], ...]] = (
     (frozenset({"ClosedError"}), CLOSED),
+    (frozenset({"FlexibleChecksumError", "ChecksumMismatchError"}), DAMAGED),
+    (frozenset({"ClientHttpProxyError"}), UNREACHABLE),
     (frozenset({"CutShortError", "ClientPayloadError", "IncompleteReadError", "ContentLengthError"}), CUT_SHORT),
     (frozenset({"ResponseStreamingError", "ResponseParserError", "IncompleteRead", "ContentTypeError"}), CUT_SHORT),
     (frozenset({"NoContainerError"}), NO_CONTAINER),
@@ -224,6 +68,7 @@ _WORDS: Final[tuple[tuple[str, Failure], ...]] = (
     ("non-partial response", ODD),
     ("Unable to extract metadata", ODD),
     ("Got invalid", ODD),
+    ("missing from response", ODD),
     ("IncompleteMessage", CUT_SHORT),
     ("error decoding response body", CUT_SHORT),
     ("HTTP error", UNREACHABLE),
@@ -235,7 +80,7 @@ _WORDS: Final[tuple[tuple[str, Failure], ...]] = (
 def failure(error: BaseException, back_end: str) -> Failure:
     """Return what an error of a client means: the server's code says most, then the status, then the error's kind."""
     chain = tuple(_chain(error))
-    readings = (*(_by_code(each, CODES[back_end]) for each in chain), *map(_by_status, chain), *map(_by_kind, chain))
+    readings = (*(_by_code(each, CODES[back_end]) for each in chain), *map(_by_status, chain), _by_kind(chain))
     found = next((reading for reading in readings if reading is not None), None)
     if found is None and isinstance(error, ValueError | TypeError):
         return OPTIONS
@@ -264,16 +109,18 @@ def _says_region(error: BaseException) -> bool:
     return "x-amz-bucket-region" in headers
 
 
-def _by_kind(error: BaseException) -> Failure | None:
-    names = {kind.__name__ for kind in type(error).__mro__}
+def _by_kind(chain: tuple[BaseException, ...]) -> Failure | None:
+    """Return the most particular reading of an error and of what it was raised from."""
+    names = {kind.__name__ for error in chain for kind in type(error).__mro__}
     for known, found in _NAMES:
         if names & known:
             return found
-    if type(error).__module__.startswith("obstore"):
-        for words, found in _WORDS:
-            if words in str(error):
-                return found
-    return NO_CONTAINER if isinstance(error, FileNotFoundError) else None
+    for error in chain:
+        if type(error).__module__.startswith("obstore"):
+            for words, found in _WORDS:
+                if words in str(error):
+                    return found
+    return NO_CONTAINER if isinstance(chain[0], FileNotFoundError) else None
 
 
 def translated(error: Exception, what: Failure, *, place: str, key: str, secrets: frozenset[str]) -> ZarrStreamError:
@@ -283,10 +130,17 @@ def translated(error: Exception, what: Failure, *, place: str, key: str, secrets
     raised = what.raised(f"{place} {what.what}{named}: {what.remedy}{f' [{code}]' if code else ''}")
     if isinstance(raised, StoreError):
         raised.passes, raised.throttled = what.passes, what is THROTTLED
-    shown = not any(secret in repr(each) or secret in str(each) for each in _chain(error) for secret in secrets)
+    shown = not any(secret in repr(each) or secret in str(each) for each in _everything(error) for secret in secrets)
     raised.__cause__ = error if shown else None
-    raised.__suppress_context__ = True
     return raised
+
+
+def throw(error: ZarrStreamError) -> NoReturn:
+    """Raise an error without what is being handled, which may quote a secret: suppressing is not removing."""
+    try:
+        raise error from error.__cause__
+    finally:
+        error.__context__ = None
 
 
 def status_of(error: BaseException) -> int | None:
@@ -308,6 +162,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _everything(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and all that can be reached from it."""
+    seen: dict[int, BaseException] = {}
+    left = [error]
+    while left:
+        each = left.pop()
+        if id(each) not in seen:
+            seen[id(each)] = each
+            left += [other for other in (each.__cause__, each.__context__) if other is not None]
+    yield from seen.values()
+
+
 def _codes(error: BaseException) -> Iterator[str]:
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
@@ -327,8 +193,8 @@ def _statuses(error: BaseException) -> Iterator[int]:
         code = str(response.get("Error", {}).get("Code"))
         if status or code.isdecimal():
             yield int(status or code)
-    if type(error).__module__ == "aiohttp.http_exceptions":
-        return  # their "400" is aiohttp's view of a broken body, and no server's answer
+    if type(error).__module__.startswith("aiohttp"):
+        return  # their "400" is aiohttp's view of a broken head or body, and no server's answer
     for name in ("status_code", "status", "code"):  # Azure, aiohttp, gcsfs
         value = getattr(error, name, None)
         if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):

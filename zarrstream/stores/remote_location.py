@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zarrstream import places
 from zarrstream.errors import MissingExtraError, StoreOptionError
@@ -140,7 +140,8 @@ class RemotePlace:
         """Return what no message may hold."""
         given = {*_secrets(self.options), *(os.environ.get(name, "") for name in _SECRET_VARIABLES)}
         parts = {part.partition("=")[2] for text in given for part in text.replace("&", ";").split(";")}
-        return frozenset(secret for secret in given | parts if len(secret) >= _SHORTEST_SECRET)
+        raw = {secret for secret in given | parts if len(secret) >= _SHORTEST_SECRET}
+        return frozenset(raw | {quote(secret, safe="") for secret in raw} | {unquote(secret) for secret in raw})
 
 
 def installed(driver: str, extra: str, *, why: str = "") -> None:
