@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zarrstream.concurrency.fork import on_fork
@@ -19,18 +20,17 @@ from zarrstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 logger = logging.getLogger("zarrstream")
 
 
 @contextmanager
-def recording(path: Path, name: str | None = None) -> Iterator[None]:
+def recording(path: str | os.PathLike[str], name: str | None = None) -> Iterator[None]:
     """Append the spans that end meanwhile to a file.
 
     Parameters
     ----------
-    path : Path
+    path : str or os.PathLike
         The file; what is in it stays.
     name : str, optional
         That of a span around all of them.
@@ -55,7 +55,7 @@ def recording(path: Path, name: str | None = None) -> Iterator[None]:
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider())
     provider: Any = trace.get_tracer_provider()
-    file = _File(path)
+    file = _File(Path(path))
     try:
         files = _listen(provider, SpanProcessor)
         files.add(file)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zarrstream import signals
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 Line: TypeAlias = dict[str, Any]
 
@@ -45,10 +46,10 @@ class Stretch:
         return self.stop - self.start
 
 
-def load(path: Path) -> list[Line]:
+def load(path: str | os.PathLike[str]) -> list[Line]:
     """Return a file's lines; a last one that a kill has torn is left out."""
     lines = []
-    for text in path.read_text().splitlines():
+    for text in Path(path).read_text().splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:

@@ -113,6 +113,44 @@ def text_of(url: Any) -> str:  # noqa: ANN401  # a user may pass anything
     return text
 
 
+#: The protocols of our file systems, as a `UPath` has them, and the schemes of their stores.
+_OURS = {
+    "lmdb": "lmdb",
+    "mongodb": "mongodb",
+    "mongodb+srv": "mongodb+srv",
+    "postgres": "postgres",
+    "postgresql": "postgresql",
+    "shm": "shm",
+    "sqlite": "sqlite",
+    "zarrzip": "zip",
+}
+
+
+def parts_of(url: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401  # as for `text_of`
+    """Return a `UPath` as a URL or scheme with the options that it holds; anything else as it is, without options.
+
+    Raises
+    ------
+    StoreOptionError
+        It leads into one of our databases: a store is the whole of it.
+    """
+    options = dict(getattr(url, "storage_options", None) or {})
+    scheme = _OURS.get(str(getattr(url, "protocol", "")))
+    if scheme is None or not options:
+        return url, {"storage_options": options} if options else {}
+    if "url" in options:  # server/database/path
+        inner = url.path.partition("/")[2].partition("/")[2]
+    else:
+        root = str(options.get("path") or options.get("name") or "").strip("/")
+        inner = str(url.path).strip("/").removeprefix(root)
+    if inner := inner.strip("/"):
+        raise StoreOptionError(
+            f"{str(url)!r} leads into a store: open_store opens a whole one, and zarr.open(store, path={inner!r}) "
+            "what is in it"
+        )
+    return options.pop("url", scheme), options
+
+
 def parse(url: str | os.PathLike[str], schemes: Collection[str]) -> Place:
     """Return the scheme and the rest of a URL or path.
 

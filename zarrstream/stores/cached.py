@@ -17,7 +17,7 @@ from zarrstream.mappings.nodes import METADATA_KEYS
 from zarrstream.stores.cache_places import place_and_prefix
 from zarrstream.stores.flights import Flights
 from zarrstream.stores.values import bounds, content
-from zarrstream.stores.wrapper import Wrapper
+from zarrstream.stores.wrapper import StoreLike, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -58,8 +58,9 @@ class CachedStore(Wrapper):
     without a place of its own (`zarr.storage.MemoryStore`) has its part of the cache to itself, while it lives.
     """
 
-    def __init__(self, store: Store, cache: ChunkCache) -> None:
+    def __init__(self, store: StoreLike, cache: ChunkCache) -> None:
         super().__init__(store)
+        store = self._store
         if getattr(store, "place", None) == cache.mapping.place:
             raise StoreOptionError(f"{cache.mapping.place} cannot be its own cache: name another place")
         self.cache = cache

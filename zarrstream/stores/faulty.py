@@ -12,7 +12,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarrstream.mappings.faults import Call, Encounter, Fault, Held, Script
 from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.stores.mapping import MappingStore
-from zarrstream.stores.wrapper import Wrapper
+from zarrstream.stores.wrapper import StoreLike, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -44,7 +44,7 @@ class FaultyStore(Wrapper):
     calls are not carried along. ``with_read_only`` makes one that shares faults and calls.
     """
 
-    def __init__(self, store: Store, *faults: Fault, seed: int = 0) -> None:
+    def __init__(self, store: StoreLike, *faults: Fault, seed: int = 0) -> None:
         super().__init__(store)
         self._script = Script(faults, seed)
         self._listed: list[str] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from zarrstream import places, urls
 from zarrstream.errors import StoreOptionError
@@ -22,6 +22,7 @@ from zarrstream.stores.chunk_cache import ChunkCache
 from zarrstream.stores.mapping import MappingStore
 from zarrstream.stores.resilient import ResilientStore
 from zarrstream.stores.retry import Retry
+from zarrstream.stores.wrapper import store_of
 
 _GROUP = "zarrstream.stores"
 _REQUESTS = 64  # at once, at a cloud, unless the user says otherwise
@@ -56,13 +57,13 @@ class StoreInfo:
 
 
 def open_store(
-    url: str | os.PathLike[str],
+    url: str | os.PathLike[str] | Store | StorePath,
     *,
     read_only: bool = False,
     retry: Retry | Literal["default"] | None = "default",
     max_concurrency: int | Literal["default"] | None = "default",
     rate: float | None = None,
-    cache: str | ChunkCache | MappingStore | ByteMapping | None = None,
+    cache: str | os.PathLike[str] | ChunkCache | MappingStore | ByteMapping | None = None,
     trace: bool = False,
     **options: Any,  # noqa: ANN401  # each back end has its own
 ) -> Store:
@@ -70,10 +71,11 @@ def open_store(
 
     Parameters
     ----------
-    url : str or os.PathLike
+    url : str, os.PathLike, Store or StorePath
         ``"sqlite:///rel.db"``, ``"sqlite:////abs.db"``, ``"memory://NAME"``, ``"file:///folder"``, the path of a
         folder, a ``UPath``; or a scheme alone, with its parts as options: ``open_store("sqlite", path="rel.db")``.
-        `list_stores` tells the schemes. ``"faulty+"`` before any of them puts the mock in between, with the options
+        `list_stores` tells the schemes. A store that there is already gets what is asked for around it, and no retries
+        or limits by default. ``"faulty+"`` before any of them puts the mock in between, with the options
         ``faults`` and ``seed``: see `zarrstream.mappings.faulty.FaultyMapping`.
     read_only : bool, optional
         Whether the store refuses writes.
@@ -109,11 +111,15 @@ def open_store(
     """
     if not isinstance(read_only, bool):
         raise StoreOptionError(f"read_only is True or False, not {read_only!r}")
-    place = url.removeprefix(urls.FAULTY) if isinstance(url, str) else url
-    if own := getattr(url, "storage_options", None):  # a UPath's
-        options.setdefault("storage_options", own)
-    store, is_remote = _bare(place, read_only, options if place == url else _without_faults(options))
-    if place != url:
+    is_faulty = isinstance(url, str) and url.startswith(urls.FAULTY)
+    place: Any = str(url).removeprefix(urls.FAULTY) if is_faulty else url
+    if isinstance(place, (Store, StorePath)):
+        store, is_remote = _given(place, read_only, options), False
+    else:
+        place, own = urls.parts_of(place)
+        options = {**own, **options}
+        store, is_remote = _bare(place, read_only, _without_faults(options) if is_faulty else options)
+    if is_faulty:
         from zarrstream.stores.faulty import faulty
 
         store = faulty(store, options.get("faults", ()), options.get("seed", 0))
@@ -128,8 +134,17 @@ def open_store(
     return _traced(store) if trace else store
 
 
-def _cached(store: Store, cache: str | ChunkCache | MappingStore | ByteMapping) -> Store:
-    kept: object = open_store(cache) if isinstance(cache, str) else cache
+def _given(given: Store | StorePath, read_only: bool, options: dict[str, Any]) -> Store:  # noqa: FBT001  # as `open_store` has it
+    """Return a store that there is already."""
+    if options:
+        raise StoreOptionError(f"{given} is a store already, and takes no options: {', '.join(sorted(options))}")
+    store = store_of(given)
+    return store.with_read_only(read_only=True) if read_only and not store.read_only else store
+
+
+def _cached(store: Store, cache: str | os.PathLike[str] | ChunkCache | MappingStore | ByteMapping) -> Store:
+    is_url = isinstance(cache, (str, os.PathLike)) or hasattr(cache, "storage_options")
+    kept: object = open_store(cache) if is_url else cache  # type: ignore[arg-type]  # it is one
     if isinstance(kept, MappingStore):
         kept = kept.mapping
     if isinstance(kept, ByteMapping):

@@ -17,7 +17,7 @@ from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
 from zarrstream.stores.slots import call_within
-from zarrstream.stores.wrapper import Wrapper
+from zarrstream.stores.wrapper import StoreLike, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -62,13 +62,14 @@ class ResilientStore(Wrapper):
 
     def __init__(
         self,
-        store: Store,
+        store: StoreLike,
         *,
         retry: Retry | None = None,
         max_concurrency: int | None = None,
         rate: float | None = None,
     ) -> None:
         super().__init__(store)
+        store = self._store
         if retry is not None and not isinstance(retry, Retry):
             raise StoreOptionError(f"retry is a zarrstream.Retry(attempts=…, deadline=…), or None, not {retry!r}")
         self.retry = retry

@@ -12,12 +12,12 @@ from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream import identity
 from zarrstream.stores.call import Call
-from zarrstream.stores.wrapper import Wrapper
+from zarrstream.stores.wrapper import StoreLike, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-    from zarr.abc.store import ByteRequest, Store
+    from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
 _SERVERS = {"mongodb", "postgresql"}  # those that are other processes
@@ -41,8 +41,9 @@ class TracedStore(Wrapper):
     else the store offers (``flush``, ``transaction``, …) is reached through this one.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreLike) -> None:
         super().__init__(store)
+        store = self._store
         kind, database = identity.kind_of(store), identity.database_of(store)
         self._about = {"zarrstream.store": kind, **database}
         self._is_remote = database.get("db.system.name") in _SERVERS

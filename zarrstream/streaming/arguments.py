@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zarr import Group
 from zarr.abc.store import Store
+from zarr.storage import StorePath
 
 _OPEN = "open it with zarr.open_array(store)"
 
@@ -38,9 +39,11 @@ def _remedy(given: object, name: str) -> str:
     if isinstance(given, Group):
         listed = ", ".join(f"group[{array!r}]" for array in sorted(given.array_keys())[:8])
         remedy = f"it is a group: pass one of its arrays, {listed}" if listed else "it is a group, and has no arrays"
+    elif isinstance(given, StorePath):
+        remedy = f"open it with zarr.open_array(store, path={given.path!r})"
     elif isinstance(given, Store):
         remedy = "open an array in it with zarr.open_array(store, path=…)"
-    elif isinstance(given, (str, bytes)) or hasattr(given, "__fspath__"):
+    elif isinstance(given, (str, bytes)) or hasattr(given, "__fspath__") or hasattr(given, "storage_options"):
         remedy = f"open it with zarr.open_array({given!r})"
     elif isinstance(given, (list, tuple)) or hasattr(given, "__next__") or name.startswith("zarrstream."):
         remedy = "the array comes first, and a source after it: write_stream(array, source)"
