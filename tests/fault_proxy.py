@@ -73,6 +73,8 @@ class FaultProxy:
         Only these do, separated by spaces.
     times : int, optional
         Only so many do.
+    elsewhere : dict of (str, Answer), optional
+        What this proxy says itself at a path.
 
     Attributes
     ----------
@@ -96,11 +98,12 @@ class FaultProxy:
         paths: str = "",
         methods: str = "GET HEAD PUT POST DELETE",
         times: int | None = None,
+        elsewhere: dict[str, Answer] | None = None,
     ) -> None:
         self.upstream = port
         self.faults, self.rate, self.paths, self.methods = list(faults), rate, paths, methods.split()
         self.requests: list[tuple[str, str]] = []
-        self.times = times
+        self.times, self.elsewhere = times, elsewhere or {}
         self.met: Counter[Fault] = Counter()
         self.peak = self.under_way = 0
         self.ended = threading.Event()
@@ -125,6 +128,8 @@ class FaultProxy:
         """Count a request, and say what goes wrong with it."""
         with self.guard:
             self.requests.append((method, path))
+            if path in self.elsewhere:
+                return self.elsewhere[path]
             if not self.faults or self.paths not in path or method not in self.methods:
                 return None
             if self.times is not None and self.met.total() >= self.times:

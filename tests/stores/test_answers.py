@@ -131,6 +131,27 @@ def whole_object(cloud: CloudRow, value: bytes = VALUE) -> Answer:
 
 
 @every_cloud
+def test_a_redirect_leads_to_no_value(bucket: CloudBucket) -> None:
+    """A page to sign in that has all marks of a file is neither the object nor a stored one; nothing asks for ever."""
+    marks = ("ETag", '"5f3c1b2a-264"'), ("Last-Modified", "Tue, 01 Jan 2030 00:00:00 GMT"), HTML
+
+    async def work(proxy: FaultProxy) -> None:
+        store = bucket.open(port=proxy.port, retry=None)
+        for status in (301, 302, 303, 307, 308):
+            proxy.faults = [Answer(status, b"", (("Location", "/login"),))]
+            for call in (ranged(None), lambda store: store.exists("k"), VERBS["set"], VERBS["delete"]):
+                before = len(proxy.requests)
+                (found,) = await asyncio.gather(call(store), return_exceptions=True)
+                assert isinstance(found, StoreUnavailableError), (status, found)
+                assert found.passes
+                assert len(proxy.requests) - before <= 4
+        store.close()
+
+    with FaultProxy(bucket.port, elsewhere={"/login": Answer(200, PAGE, marks)}) as proxy:
+        asyncio.run(work(proxy))
+
+
+@every_cloud
 def test_a_range_that_is_answered_with_the_whole_object_is_cut_out_of_it(bucket: CloudBucket, cloud: CloudRow) -> None:
     """Or it is an error that passes, where the client does not hand the object over."""
     calls = [ranged(wanted) for wanted, _ in RANGES.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, w
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from obstore import GetResult
     from obstore.store import ObjectStore
 
 # The process in which obstore has started its threads. A child that was forked afterwards has none of them, and would
 # wait for ever.
 _started: list[int] = []
 # Whoever calls us tries again: attempts would multiply.
+_MD5 = re.compile(r'"?[0-9a-f]{32}(-\d+)?"?')  # as nearly all ETags of objects are, and no web server's
 _ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=0)}
 
 
@@ -52,20 +55,23 @@ class ObstoreBucket:
             ranged = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
         with _absence():
             answer = await obstore.get_async(self._store, name, options=None if ranged is None else {"range": ranged})
-        _known(answer.meta)
+        _known(answer)
         first, last = answer.range  # which is the one that was asked for: obstore looks
         return whole(await answer.bytes_async(), last - first)
 
     async def put(self, name: str, value: Any, *, create: bool = False) -> None:
         """Store an object."""
         try:
-            await obstore.put_async(
+            stored = await obstore.put_async(
                 self._store, name, value, mode="create" if create else "overwrite", use_multipart=False
             )
         except AlreadyExistsError as error:
             if not create or "<Code>PreconditionFailed</Code>" not in str(error):
                 raise
             raise FileExistsError(name) from error
+        tag = stored["e_tag"] or ""
+        if not _MD5.fullmatch(tag) and await self.size(name) != len(value):  # a page's, where a redirect led
+            raise OddAnswerError(f"a write's answer with {tag or 'no ETag'}")
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects."""
@@ -75,12 +81,12 @@ class ObstoreBucket:
         """Return how many bytes an object has."""
         try:
             with _absence():
-                found = await obstore.head_async(self._store, name)
+                answer = await obstore.get_async(self._store, name, options={"head": True})
         except OddAnswerError:
             await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
             raise
-        _known(found)
-        return int(found["size"])
+        _known(answer)
+        return int(answer.meta["size"])
 
     async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
@@ -120,9 +126,11 @@ class ObstoreBucket:
         del self._store
 
 
-def _known(meta: Any) -> None:
-    if not meta["e_tag"]:
-        raise OddAnswerError("an answer without an ETag")
+def _known(answer: GetResult) -> None:
+    """Raise where an answer is none of an object store's; obstore follows where a redirect leads."""
+    tag, kind = answer.meta["e_tag"], str(answer.attributes.get("Content-Type", ""))
+    if not tag or (kind.partition(";")[0] in {"", "text/html"} and not _MD5.fullmatch(tag)):
+        raise OddAnswerError(f"an answer of {kind or 'no kind'} with {tag or 'no ETag'}")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from zarrstream.stores.connection import Connection
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+_REDIRECTS = range(300, 400)
 _CONNECTIONS = 128  # botocore's ten are one tenth of what a stream may ask for at once
 # Which files botocore has read about S3: the same for every session that looks for them in the same folders.
 _readers: dict[tuple[str, ...], Any] = {}
@@ -29,7 +30,17 @@ _TABLES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore ships no types
-    """aiobotocore's, but that a redirect is an answer, as it is to botocore: aiohttp would follow it."""
+    """aiobotocore's, but that a redirect is an answer, as it is to botocore: aiohttp would follow it.
+
+    Amazon's names the bucket's region. Of any other botocore would ask where the bucket is, again and again.
+    """
+
+    async def send(self, request: Any) -> Any:
+        """Make a request."""
+        answer = await super().send(request)
+        if answer.status_code in _REDIRECTS and "x-amz-bucket-region" not in answer.headers:
+            raise OddAnswerError(f"HTTP {answer.status_code}: a redirect that names no region")
+        return answer
 
     async def _get_session(self, proxy_url: str | None) -> Unredirected:
         return Unredirected(await super()._get_session(proxy_url))
