@@ -8,7 +8,7 @@ crosses it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,8 +124,31 @@ class SlicePlan:
             yield self.starts[at]
             at += 1
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there can be rows of chunks that no slice crosses."""
+        return self.starts.step - self.thickness >= self.read.codec.grid.chunks[self.axis]
+
+    def is_crossed(self, index: Index) -> bool:
+        """Whether a slice crosses a chunk's row."""
+        length = self.read.codec.grid.chunks[self.axis]
+        first = index[self.axis] * length
+        before = -(-(first - self.thickness + 1 - self.starts.start) // self.starts.step)
+        at = max(0, before)
+        return at < len(self.starts) and self.starts[at] < first + length
+
+    def chunks_in(self, region: Region) -> int:
+        """The number of chunks that are read of a band."""
+        ranges = self.read.codec.grid.covering(region)
+        if not self.leaves_out:
+            return math.prod(stop - first for first, stop in ranges)
+        others = math.prod(stop - first for axis, (first, stop) in enumerate(ranges) if axis != self.axis)
+        at = [first for first, _ in ranges]
+        rows = (self.is_crossed((*at[: self.axis], row)) for row in range(*ranges[self.axis]))
+        return others * sum(rows)
+
     def part_of(self, band: int) -> Region:
-        """The wanted region of a band: only rows of chunks that a slice crosses are read."""
+        """The wanted region of a band; of its rows of chunks those are read that a slice crosses."""
         low, high = band * self.row, min((band + 1) * self.row, self.stop)
         return self.band_region(max(low, self.starts.start), high)
 
@@ -133,7 +156,8 @@ class SlicePlan:
         """Start a pass."""
         shards = self.read.codec.grid.shards
         cuts_shards = shards is not None and self.row != shards[self.axis]
-        chunks = Reading(self.read, observer, inbox, loop, map(self.part_of, self.bands()), cuts_shards=cuts_shards)
+        read = replace(self.read, filter=self.is_crossed) if self.leaves_out else self.read
+        chunks = Reading(read, observer, inbox, loop, map(self.part_of, self.bands()), cuts_shards=cuts_shards)
         return SliceReading(self, chunks)
 
 
@@ -151,10 +175,10 @@ class Band:
     def __init__(self, plan: SlicePlan, number: int) -> None:
         self._plan = plan
         self.region = plan.part_of(number)
-        self._count = plan.read.codec.grid.count(self.region)
+        self._count = plan.chunks_in(self.region)
         self._come: set[Index] = set()
         self.users = sum(1 for _ in plan.slices_in(number))
-        self._alone = self._count == 1
+        self._alone = plan.read.codec.grid.count(self.region) == 1
         self._data: npt.NDArray[Any] | None = None
         self._lost: list[slice] = []
 
