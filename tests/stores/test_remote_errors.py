@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def rows() -> Iterator[str]:
         ),
     ):
         found = FAILURES[name]
-        columns = [CODES["s3"], CODES["az"], STATUS]
+        columns = [CODES["s3"], CODES["gs"], CODES["az"], STATUS]
         cells = [", ".join(f"`{code}`" for code, meant in column.items() if meant is found) for column in columns]
         made_again = "yes" if found.passes else "no"
         yield f"| {found.what} | {' | '.join(cells)} | {made_again} | `{found.raised.__name__}` | {found.remedy} |"
@@ -94,6 +95,19 @@ def test_what_gcs_and_azure_clients_raise_is_known() -> None:
     ]
     for error, back_end, name in known:
         assert failure(error, back_end) is FAILURES[name], (error, name)
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"), [("userRateLimitExceeded", "THROTTLED"), ("retentionPolicyNotMet", "HELD"), ("other", "DENIED")]
+)
+def test_google_s_reasons_say_more_than_its_status(reason: str, name: str) -> None:
+    """A refusal for too many requests, and one by a policy, are both 403."""
+    require("gcsfs")
+    from zarrstream.stores.bucket_gcs import _RefusedError
+
+    told = {"error": {"code": 403, "message": "no", "errors": [{"domain": "global", "reason": reason}]}}
+    assert failure(_RefusedError(403, json.dumps(told).encode()), "gs") is FAILURES[name]
+    assert failure(_RefusedError(403, b"<html>"), "gs") is FAILURES["DENIED"]
 
 
 def ask(store: Any, key: str = "k") -> Any:

@@ -45,6 +45,7 @@ class _RefusedError(Exception):
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"HTTP {status}: {content[:1000].decode(errors='replace')}")
         self.status, self.content = status, content
+        self.error_code = _reason(content)
 
 
 class GCSBucket:
@@ -233,6 +234,14 @@ def _missing(content: bytes) -> Exception:
 def _said(content: bytes) -> bool:
     """Return whether an error is told as the service tells it."""
     return isinstance((_parsed(content) or {}).get("error"), dict)
+
+
+def _reason(content: bytes) -> str | None:
+    """Return why a request was refused, in the service's own word."""
+    error = (_parsed(content) or {}).get("error")
+    reasons = error.get("errors") if isinstance(error, dict) else None
+    first = reasons[0] if isinstance(reasons, list) and reasons else None
+    return first.get("reason") if isinstance(first, dict) else None
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:

@@ -105,8 +105,9 @@ class S3Bucket:
         answer = await self._call("delete_objects", Delete={"Objects": objects})
         for failure in answer.get("Errors", ()):  # the answer's status is 200 all the same
             raise translate_boto_error(_RefusedError({"Error": failure}))
-        if (told := len(answer.get("Deleted", ()))) != len(names):
-            raise OddAnswerError(f"a delete's answer that names {told:,} of {len(names):,} objects")
+        told = {found.get("Key") for found in answer.get("Deleted", ())}
+        if len(told) != len(set(names)):
+            raise OddAnswerError(f"a delete's answer that names {len(told):,} of {len(set(names)):,} objects")
 
     async def _remove(self, name: str) -> None:
         answer = await self._call("delete_object", Key=name)

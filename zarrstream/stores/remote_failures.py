@@ -160,8 +160,15 @@ CODES: Final[dict[str, Mapping[str, Failure]]] = {
         "InvalidBucketName": OPTIONS,
         "KeyTooLongError": OPTIONS,
     },
-    # https://cloud.google.com/storage/docs/json_api/v1/status-codes: what is to be known is in the status.
-    "gs": {},
+    # https://cloud.google.com/storage/docs/json_api/v1/status-codes: where the status says too little.
+    "gs": {
+        "rateLimitExceeded": THROTTLED,
+        "userRateLimitExceeded": THROTTLED,
+        "conditionNotMet": CONFLICT,
+        "retentionPolicyNotMet": HELD,
+        "objectUnderActiveHold": HELD,
+        "authError": CREDENTIALS,
+    },
     # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
     "az": {
         "ContainerNotFound": NO_CONTAINER,
