@@ -48,6 +48,7 @@ def test_a_place_is_servers_database_and_bucket(url: str, place: str) -> None:
         "mongodb://user/hush@host/db",
         "mongodb://user:hush?hush@host/db",
         "mongodb://user:hush@hush@host/db",
+        "mongodb://user:hu@sh/hush?hush@host/db",
         "mongodb://user:hush#@ho st/db",
         "http://user:hush@host/db",
         "hush",

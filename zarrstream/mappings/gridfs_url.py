@@ -89,7 +89,7 @@ def _parsed(url: str, database: str | None) -> Address:
     user, _, servers = authority.rpartition("@")
     hosts = [_HOST.fullmatch(server) for server in servers.split(",")]
     # A sign that was not percent-encoded ends the list of hosts too early: what follows may be half a password.
-    if not all(hosts) or "@" in path or "@" in user:
+    if not all(hosts) or "@" in path or "@" in user or (user and "@" in options):
         raise StoreOptionError(
             f"the list of hosts in the MongoDB URL cannot be read: write {_EXAMPLE}, with user and password "
             f"percent-encoded (urllib.parse.quote_plus)"
