@@ -17,6 +17,7 @@ from tests.cloud_services import Proxy
 from tests.clouds import CLOUD_ROWS, CloudBucket, every_cloud, every_s3, s3_client
 from tests.fault_proxy import CUT, HANG, RESET, SHORT, SLOW_BODY, FaultProxy
 from tests.optional import require
+from tests.values import buffer
 from zarrstream import Retry, stream_chunks
 from zarrstream.errors import ChunkReadError, StoreAccessError, StoreError, StoreTimeoutError, StoreUnavailableError
 
@@ -256,9 +257,12 @@ def test_a_write_that_is_refused_in_an_answer_of_200_is_an_error(bucket: CloudBu
         async def answer(*_: object, **__: object) -> Any:
             return refused
 
+        await asyncio.gather(*(store.set(f"k/{name}", buffer(b"1")) for name in "ab"))
+        page = await anext(session.bucket.pages(store._store._place.name("k/")))
         session.bucket._call = answer  # type: ignore[method-assign]
         with pytest.raises(StoreAccessError, match="may not be used so"):
-            await store._store.delete_many(["k", "l"])
+            async with session.errors("k", writes=True):
+                await session.bucket.delete([name for name, _ in page])
 
     asyncio.run(work())
     store.close()

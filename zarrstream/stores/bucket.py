@@ -16,6 +16,9 @@ class Bucket(Protocol):
     a write returns once the service itself has acknowledged it. All other errors are the client's own.
     """
 
+    #: How many objects `delete` takes: those that the service removes in one request.
+    deletes_at_once: int
+
     async def get(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """Return an object's bytes, or a half-open range of one or more; a negative start counts from the end.
 
@@ -31,13 +34,16 @@ class Bucket(Protocol):
         """Store an object; with ``create``, `FileExistsError` where there is one."""
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove objects, whether or not they are there: at most `DELETED_AT_ONCE`."""
+        """Remove objects, whether or not they are there: at most `deletes_at_once`."""
 
     async def size(self, name: str) -> int:
         """Return how many bytes an object has."""
 
     def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
-        """Yield the names that begin so, and their sizes, page by page."""
+        """Yield the names that begin so, and their sizes, page by page.
+
+        One request at a time: after an error the next `anext` asks for the same page again. So in `level`.
+        """
 
     def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield, page by page, what follows ``prefix`` in the names that begin so, up to the next slash."""
@@ -47,10 +53,6 @@ class Bucket(Protocol):
 
     async def close(self) -> None:
         """Close the client's connections."""
-
-
-#: How many objects `Bucket.delete` takes, as S3's DeleteObjects does.
-DELETED_AT_ONCE = 1000
 
 
 def batched(names: Sequence[str], count: int) -> Iterator[Sequence[str]]:

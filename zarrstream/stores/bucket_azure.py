@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from adlfs import AzureBlobFileSystem
@@ -12,6 +11,7 @@ from azure.identity.aio import ManagedIdentityCredential
 from zarrstream.stores.bucket import header
 from zarrstream.stores.bucket_answers import OddAnswerError, extent
 from zarrstream.stores.clients import let_go
+from zarrstream.stores.remote_listing import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -41,6 +41,8 @@ class AzureBucket:
     options : dict
         adlfs's.
     """
+
+    deletes_at_once = 1
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         own = {**options, "asynchronous": True, "skip_instance_cache": True}
@@ -97,7 +99,8 @@ class AzureBucket:
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove blobs."""
-        await asyncio.gather(*map(self._remove, names))
+        for name in names:
+            await self._remove(name)
 
     async def _remove(self, name: str) -> None:
         try:
@@ -110,15 +113,24 @@ class AzureBucket:
         client = self._client.get_blob_client(name)
         return int((await _found(client.get_blob_properties(**_ONCE), name)).size)
 
-    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+    def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
-        async for page in self._client.list_blobs(name_starts_with=prefix, **_ONCE).by_page():
-            yield [(blob.name, blob.size) async for blob in page]
 
-    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        async def fetch(mark: str) -> tuple[list[tuple[str, int]], str | None]:
+            blobs, following = await _page(self._client.list_blobs(name_starts_with=prefix, **_ONCE), mark)
+            return [(blob.name, blob.size) for blob in blobs], following
+
+        return Pages(fetch)
+
+    def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level, page by page."""
-        async for page in self._client.walk_blobs(name_starts_with=prefix, delimiter="/", **_ONCE).by_page():
-            yield [blob.name.removeprefix(prefix).rstrip("/") async for blob in page]
+
+        async def fetch(mark: str) -> tuple[list[str], str | None]:
+            listing = self._client.walk_blobs(name_starts_with=prefix, delimiter="/", **_ONCE)
+            blobs, following = await _page(listing, mark)
+            return [blob.name.removeprefix(prefix).rstrip("/") for blob in blobs], following
+
+        return Pages(fetch)
 
     async def answer(self, prefix: str) -> None:
         """Return if the container is there."""
@@ -131,6 +143,14 @@ class AzureBucket:
         await self._system.service_client.close()
         if self._system.credential is not None and hasattr(self._system.credential, "close"):
             await self._system.credential.close()
+
+
+async def _page(listing: Any, mark: str) -> tuple[list[Any], str | None]:
+    """Return one page of a listing, and the mark of the next."""
+    pages = listing.by_page(continuation_token=mark or None)
+    async for page in pages:
+        return [blob async for blob in page], pages.continuation_token or None
+    return [], None
 
 
 async def _found(request: Awaitable[Any], name: str) -> Any:

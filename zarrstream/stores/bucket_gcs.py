@@ -27,6 +27,7 @@ from zarrstream.stores.bucket_answers import (
 )
 from zarrstream.stores.clients import let_go
 from zarrstream.stores.connection import Connection
+from zarrstream.stores.remote_listing import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -58,6 +59,8 @@ class GCSBucket:
     options : dict
         gcsfs's.
     """
+
+    deletes_at_once = 1
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self._bucket = name
@@ -108,7 +111,8 @@ class GCSBucket:
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects."""
-        await asyncio.gather(*map(self._remove, names))
+        for name in names:
+            await self._remove(name)
 
     async def _remove(self, name: str) -> None:
         try:
@@ -129,16 +133,24 @@ class GCSBucket:
             raise OddAnswerError("an answer that is not the object's resource")
         return int(found["size"])
 
-    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+    def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
-        async for page in self._listing(prefix=prefix):
-            yield [(found["name"], int(found["size"])) for found in page.get("items", ())]
 
-    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        async def fetch(mark: str) -> tuple[list[tuple[str, int]], str | None]:
+            page, following = await self._listed(mark, prefix=prefix)
+            return [(found["name"], int(found["size"])) for found in page.get("items", ())], following
+
+        return Pages(fetch)
+
+    def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level, page by page."""
-        async for page in self._listing(prefix=prefix, delimiter="/"):
+
+        async def fetch(mark: str) -> tuple[list[str], str | None]:
+            page, following = await self._listed(mark, prefix=prefix, delimiter="/")
             names = [found["name"] for found in page.get("items", ())]
-            yield [name.removeprefix(prefix).rstrip("/") for name in (*names, *page.get("prefixes", ()))]
+            return [name.removeprefix(prefix).rstrip("/") for name in (*names, *page.get("prefixes", ()))], following
+
+        return Pages(fetch)
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
@@ -156,14 +168,9 @@ class GCSBucket:
     def _object(self, name: str) -> str:
         return f"{self._root}/{quote(name, safe='')}"
 
-    async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
-        more: dict[str, Any] = {}
-        while True:
-            page = await self._page(**options, **more)
-            yield page
-            if not page.get("nextPageToken"):
-                return
-            more = {"pageToken": page["nextPageToken"]}
+    async def _listed(self, mark: str, **options: Any) -> tuple[dict[str, Any], str | None]:
+        page = await self._page(**options, **({"pageToken": mark} if mark else {}))
+        return page, page.get("nextPageToken") or None
 
     async def _page(self, **options: Any) -> dict[str, Any]:
         page = await self._json(self._root, **options)

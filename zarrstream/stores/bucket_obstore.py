@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import AsyncIterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
 from obstore.store import S3Store
 
 from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, whole
+from zarrstream.stores.remote_listing import Pages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from obstore import GetResult
     from obstore.store import ObjectStore
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 # The process in which obstore has started its threads. A child that was forked afterwards has none of them, and would
 # wait for ever.
 _started: list[int] = []
-# Whoever calls us tries again: attempts would multiply.
 _MD5 = re.compile(r'"?[0-9a-f]{32}(-\d+)?"?')  # as nearly all ETags of objects are, and no web server's
+# Whoever calls us tries again: attempts would multiply.
 _ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=0)}
+_PAGE = 1000  # as many names as the service's own pages have
 
 
 def works_here() -> bool:
@@ -43,6 +46,8 @@ class ObstoreBucket:
     options : dict
         Those of `obstore.store.S3Store`.
     """
+
+    deletes_at_once = 1000
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         _started.append(os.getpid())
@@ -88,25 +93,27 @@ class ObstoreBucket:
         _known(answer)
         return int(answer.meta["size"])
 
-    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+    def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
-        # What obstore takes for a prefix is a folder: the rest of the name is looked for here.
-        folder, empty = prefix.rpartition("/")[0], True
-        async for page in obstore.list(self._store, prefix=folder or None):
-            empty = False
-            yield [(found["path"], found["size"]) for found in page if found["path"].startswith(prefix)]
-        if empty:
-            await self._confirm(prefix)
+        return _Pages(self, prefix)
 
-    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+    def list_from(self, folder: str, last: str | None) -> AsyncIterator[Any]:
+        """Return obstore's own listing of a folder, behind a name."""
+        return obstore.list(self._store, prefix=folder or None, offset=last, chunk_size=_PAGE)
+
+    def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level."""
-        found = await obstore.list_with_delimiter_async(self._store, prefix=prefix.rstrip("/") or None)
-        paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
-        if not paths:
-            await self._confirm(prefix)
-        yield [path.removeprefix(prefix).rstrip("/") for path in paths if path.startswith(prefix)]
 
-    async def _confirm(self, prefix: str) -> None:
+        async def fetch(_: str) -> tuple[list[str], None]:
+            found = await obstore.list_with_delimiter_async(self._store, prefix=prefix.rstrip("/") or None)
+            paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
+            if not paths:
+                await self.confirm(prefix)
+            return [path.removeprefix(prefix).rstrip("/") for path in paths if path.startswith(prefix)], None
+
+        return Pages(fetch)
+
+    async def confirm(self, prefix: str) -> None:
         """Return if it is the service that answers here: obstore takes a login page for a listing of nothing."""
         with suppress(FileNotFoundError):
             try:
@@ -124,6 +131,48 @@ class ObstoreBucket:
     async def close(self) -> None:
         """Let the client go: its connections end with it."""
         del self._store
+
+
+class _Pages(AsyncIterator[list[tuple[str, int]]]):
+    """The pages of obstore's listing: after an error it begins anew behind the last name that has come."""
+
+    def __init__(self, bucket: ObstoreBucket, prefix: str) -> None:
+        self._bucket, self._prefix = bucket, prefix
+        # What obstore takes for a prefix is a folder: the rest of the name is looked for here.
+        self._folder = prefix.rpartition("/")[0]
+        self._names: AsyncIterator[Any] | None = None
+        self._last: str | None = None
+        self._there: dict[str, bool] = {}
+
+    async def __anext__(self) -> list[tuple[str, int]]:
+        if self._names is None:
+            self._names = self._bucket.list_from(self._folder, self._last)
+        names, self._names = self._names, None
+        page = await anext(names, None)
+        if page is None:
+            if self._last is None:
+                await self._bucket.confirm(self._prefix)
+            self._names = names
+            raise StopAsyncIteration
+        found = [(entry["path"], entry["size"]) for entry in page if entry["path"].startswith(self._prefix)]
+        objects = [(name, size) for name, size in found if size or await self._is_there(name)]
+        self._names = names
+        if page:
+            self._last = page[-1]["path"]
+        return objects
+
+    async def _is_there(self, name: str) -> bool:
+        """Return whether an empty object has this name, and not one with a slash behind it, which obstore drops."""
+        if name not in self._there:
+            self._there[name] = True
+            try:
+                await self._bucket.size(name)
+            except FileNotFoundError:
+                self._there[name] = False
+            except BaseException:
+                del self._there[name]
+                raise
+        return self._there[name]
 
 
 def _known(answer: GetResult) -> None:

@@ -17,6 +17,7 @@ from s3fs.errors import translate_boto_error
 from zarrstream.stores.bucket import header
 from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, Unredirected, extent
 from zarrstream.stores.connection import Connection
+from zarrstream.stores.remote_listing import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -56,6 +57,8 @@ class S3Bucket:
     options : dict
         s3fs's.
     """
+
+    deletes_at_once = 1000  # DeleteObjects
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self._bucket = name
@@ -128,17 +131,25 @@ class S3Bucket:
         _known(answer)
         return int(answer["ContentLength"])
 
-    async def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
+    def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
-        async for page in self._listing(Prefix=prefix):
-            yield [(found["Key"], found["Size"]) for found in page.get("Contents", ())]
 
-    async def level(self, prefix: str) -> AsyncIterator[list[str]]:
+        async def fetch(mark: str) -> tuple[list[tuple[str, int]], str | None]:
+            page, following = await self._listed(mark, Prefix=prefix)
+            return [(found["Key"], found["Size"]) for found in page.get("Contents", ())], following
+
+        return Pages(fetch)
+
+    def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level, page by page."""
-        async for page in self._listing(Prefix=prefix, Delimiter="/"):
+
+        async def fetch(mark: str) -> tuple[list[str], str | None]:
+            page, following = await self._listed(mark, Prefix=prefix, Delimiter="/")
             folders = [found["Prefix"] for found in page.get("CommonPrefixes", ())]
             names = [found["Key"] for found in page.get("Contents", ())]
-            yield [name.removeprefix(prefix).rstrip("/") for name in (*names, *folders)]
+            return [name.removeprefix(prefix).rstrip("/") for name in (*names, *folders)], following
+
+        return Pages(fetch)
 
     async def answer(self, prefix: str) -> None:
         """Return if the bucket is there."""
@@ -156,19 +167,14 @@ class S3Bucket:
             self._system.session = await asyncio.to_thread(_session, self._system.kwargs)
         await self._system.set_session()
 
-    async def _listing(self, **options: Any) -> AsyncIterator[dict[str, Any]]:
-        more: dict[str, Any] = {}
-        while True:
-            try:
-                page = await self._page(**options, **more)
-            except OSError as error:
-                if _code(error) == "XMinioInvalidObjectName":  # MinIO has no name that begins so
-                    return
-                raise
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+    async def _listed(self, mark: str, **options: Any) -> tuple[dict[str, Any], str | None]:
+        try:
+            page = await self._page(**options, **({"ContinuationToken": mark} if mark else {}))
+        except OSError as error:
+            if _code(error) == "XMinioInvalidObjectName":  # MinIO has no name that begins so
+                return {}, None
+            raise
+        return page, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
     async def _page(self, **options: Any) -> dict[str, Any]:
         page: dict[str, Any] = await self._call("list_objects_v2", **options)

@@ -4,30 +4,35 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 
+from zarrstream.concurrency.tasks import for_each, together
 from zarrstream.errors import StoreUnavailableError, ZarrStreamError
 from zarrstream.mappings.nodes import SeenNodes, documents
 from zarrstream.stores import remote_errors, remote_failures
-from zarrstream.stores.bucket import DELETED_AT_ONCE, batched
+from zarrstream.stores.bucket import batched
 from zarrstream.stores.clients import Clients
-from zarrstream.stores.connection import ClosedError
-from zarrstream.stores.probes import Probes
+from zarrstream.stores.remote_listing import Listing, is_marker
+from zarrstream.stores.remote_session import AbsentError, Session, translated
 from zarrstream.stores.values import bounds, content
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from zarrstream.stores.bucket import Bucket
     from zarrstream.stores.remote_location import RemotePlace
+
+    Ask = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+T = TypeVar("T")
+_AT_ONCE = 16  # requests of one call, where nobody has set a limit
 
 
 class RemoteStore(Store):
@@ -66,7 +71,9 @@ class RemoteStore(Store):
         self._place = place
         self._missing_on_403 = missing_on_403
         self._seen = SeenNodes()
-        self._clients: Clients[_Session] = Clients(lambda: _Session(place.connect()))
+        self._clients: Clients[Session] = Clients(
+            lambda: Session(place.connect(), place, missing_on_403=missing_on_403)
+        )
 
     @property
     def place(self) -> str:
@@ -116,9 +123,9 @@ class RemoteStore(Store):
         start, stop = bounds(byte_range)
         session = await self._session()
         try:
-            async with self._errors(session, key):
+            async with session.errors(key):
                 value = await self._ranged(session.bucket, key, start, stop)
-        except _AbsentError:
+        except AbsentError:
             value = None
         if value is None:  # outside of what handled the client's error, which would stay in sight of ours
             await self._believe(session, key)
@@ -146,7 +153,7 @@ class RemoteStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        return await together((self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._put(key, value, create=False)
@@ -158,7 +165,7 @@ class RemoteStore(Store):
         self._check_writable()
         raw = content(value)
         session = await self._session()
-        async with self._errors(session, key, writes=True):
+        async with session.errors(key, writes=True):
             try:
                 await session.bucket.put(self._place.name(key), raw, create=create)
             except FileExistsError:
@@ -170,35 +177,45 @@ class RemoteStore(Store):
         self._check_writable()
         session = await self._session()
         with self._seen.removing((key,)):
-            async with self._errors(session, key, writes=True):
+            async with session.errors(key, writes=True):
                 await session.bucket.delete([self._place.name(key)])
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every key beneath a path; ``""`` is the root. The key that is the path itself stays."""
         self._check_writable()
-        path = prefix.rstrip("/")
-        if prefix and not path:  # slashes alone name nothing, least of all everything
-            return
-        session, beneath = await self._session(), f"{path}/" if path else ""
-        with self._seen.removing(under=path):
-            async with self._errors(session, prefix, writes=True):
-                async for page in session.bucket.pages(self._place.name(beneath)):
-                    for names in batched([name for name, _ in page], DELETED_AT_ONCE):
-                        await session.bucket.delete(names)
+        await self.delete_dir_through(prefix, _directly, at_once=_AT_ONCE)
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
-        """Remove keys that may or may not be there, in one request where the service has such.
+    async def delete_dir_through(self, prefix: str, ask: Ask, *, at_once: int) -> None:
+        """Remove every key beneath a path, request by request.
 
         Parameters
         ----------
-        keys : sequence of str
-            At most 1,000.
+        prefix : str
+            The path.
+        ask : callable
+            Awaits a function that makes one request, and may await it again after an error.
+        at_once : int
+            How many requests at a time. After the first failure none begins any more.
         """
         self._check_writable()
-        session = await self._session()
-        with self._seen.removing(keys):
-            async with self._errors(session, keys[0], writes=True):
-                await session.bucket.delete([self._place.name(key) for key in keys])
+        path = prefix.rstrip("/")
+        if prefix and not path:  # slashes alone name nothing, least of all everything
+            return
+        more = self._paging(prefix, lambda bucket: bucket.pages(self._place.name(f"{path}/" if path else "")))
+
+        async def batches() -> AsyncIterator[Sequence[str]]:
+            while (page := await ask(more)) is not None:
+                session = await self._session()
+                for names in batched([name for name, _ in page], session.bucket.deletes_at_once):
+                    yield names
+
+        async def remove(names: Sequence[str]) -> None:
+            session = await self._session()
+            async with session.errors(prefix, writes=True):
+                await session.bucket.delete(names)
+
+        with self._seen.removing(under=path):
+            await for_each(batches(), lambda names: ask(partial(remove, names)), at_once=at_once)
 
     async def clear(self) -> None:
         await self.delete_dir("")
@@ -213,9 +230,9 @@ class RemoteStore(Store):
     async def getsize(self, key: str) -> int:
         session, size = await self._session(), None
         try:
-            async with self._errors(session, key):
+            async with session.errors(key):
                 size = await session.bucket.size(self._place.name(key))
-        except _AbsentError:
+        except AbsentError:
             pass
         if size is None:
             await self._believe(session, key)
@@ -224,11 +241,14 @@ class RemoteStore(Store):
         return size
 
     async def getsize_prefix(self, prefix: str) -> int:
+        return await self.getsize_prefix_through(prefix, _directly)
+
+    async def getsize_prefix_through(self, prefix: str, ask: Ask) -> int:
+        """Return how many bytes there are beneath a path, request by request: see `delete_dir_through`."""
         under = prefix if prefix.endswith("/") or not prefix else f"{prefix}/"
-        session, total = await self._session(), 0
-        async with self._errors(session, prefix, writes=True):
-            async for page in session.bucket.pages(self._place.name(under)):
-                total += sum(size for _, size in page)
+        more, total = self._paging(prefix, lambda bucket: bucket.pages(self._place.name(under))), 0
+        while (page := await ask(more)) is not None:
+            total += sum(size for _, size in page)
         return total
 
     # -- keys ---------------------------------------------------------------------------------------------------------
@@ -236,41 +256,61 @@ class RemoteStore(Store):
     def list(self) -> AsyncIterator[str]:
         return self.list_prefix("")
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        session = await self._session()
-        async with self._errors(session, prefix, writes=True):
-            async for page in session.bucket.pages(self._place.name(prefix)):
-                for name, _ in page:
-                    yield self._place.key(name)
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        more = self._paging(prefix, lambda bucket: bucket.pages(self._place.name(prefix)))
 
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        async def keys() -> list[str] | None:
+            page = await more()
+            named = None if page is None else [self._place.key(name) for name, _ in page]
+            return None if named is None else [key for key in named if not is_marker(key)]
+
+        return Listing(keys)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
         path = prefix.rstrip("/")
-        session, told = await self._session(), set()
-        async with self._errors(session, prefix, writes=True):
-            async for page in session.bucket.level(self._place.name(f"{path}/" if path else "")):
-                for name in page:
-                    if name and name not in told:
-                        told.add(name)
-                        yield name
+        more = self._paging(prefix, lambda bucket: bucket.level(self._place.name(f"{path}/" if path else "")))
+        told = {""}
+
+        async def names() -> list[str] | None:
+            page = await more()
+            new = None if page is None else [name for name in dict.fromkeys(page) if name not in told]
+            told.update(new or ())
+            return new
+
+        return Listing(names)
+
+    def _paging(self, prefix: str, begin: Callable[[Bucket], AsyncIterator[T]]) -> Callable[[], Awaitable[T | None]]:
+        """Return a function that asks for the next page, or again for one that failed; None at the end."""
+        begun: list[tuple[Session, AsyncIterator[T]]] = []
+
+        async def more() -> T | None:
+            session = begun[0][0] if begun else await self._session()
+            async with session.errors(prefix, writes=True):
+                bucket = session.bucket  # which raises where it was closed meanwhile
+                if not begun:
+                    begun.append((session, begin(bucket)))
+                return await anext(begun[0][1], None)
+
+        return more
 
     # -- what is believed ---------------------------------------------------------------------------------------------
 
-    async def _believe(self, session: _Session, key: str) -> None:
+    async def _believe(self, session: Session, key: str) -> None:
         """Return if a key that was not found is absent indeed; raise if its place is lost."""
         node = self._seen.node_of(key)
         await session.probes.join(node, lambda: self._look(session, node))
 
-    async def _look(self, session: _Session, node: str | None) -> None:
+    async def _look(self, session: Session, node: str | None) -> None:
         if node is not None:
             for key in documents(node):
                 try:
-                    async with self._errors(session, key):
+                    async with session.errors(key):
                         await session.bucket.size(self._place.name(key))
-                except _AbsentError:
+                except AbsentError:
                     continue
                 return
         try:
-            async with self._errors(session, "", writes=True):
+            async with session.errors("", writes=True):
                 await session.bucket.answer(self._place.name(""))
         except ZarrStreamError as error:
             if not self._missing_on_403 or remote_errors.status_of(error) != 403:  # noqa: PLR2004  # Forbidden
@@ -283,53 +323,16 @@ class RemoteStore(Store):
             lost.passes = False
             raise lost
 
-    async def _session(self) -> _Session:
+    async def _session(self) -> Session:
         self._is_open = True
         try:
             return await self._clients.get()
         except Exception as error:  # noqa: BLE001  # the table knows which
-            remote_errors.throw(self._translated(error, remote_errors.failure(error, self._place.back_end), ""))
-
-    @asynccontextmanager
-    async def _errors(self, session: _Session, key: str, *, writes: bool = False) -> AsyncIterator[None]:
-        """Make the client's errors ours; where a key is read, its absence is `_AbsentError`."""
-        try:
-            yield
-        except ZarrStreamError:
-            raise
-        except Exception as error:
-            back_end = self._place.back_end
-            what = remote_failures.CLOSED if session.closed else remote_errors.failure(error, back_end)
-            gone = isinstance(error, FileNotFoundError)
-            if not writes and (gone or (self._missing_on_403 and what is remote_failures.DENIED)):
-                raise _AbsentError from error
-            remote_errors.throw(self._translated(error, what, key))
-
-    def _translated(self, error: Exception, what: remote_failures.Failure, key: str) -> ZarrStreamError:
-        return remote_errors.translated(error, what, place=self.place, key=key, secrets=self._place.secrets())
+            remote_errors.throw(translated(error, remote_errors.failure(error, self._place.back_end), self._place))
 
 
-class _Session:
-    """One loop's client, and the probes that go through it."""
-
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self.probes = Probes()
-        self.closed = False
-
-    @property
-    def bucket(self) -> Bucket:
-        if self.closed:
-            raise ClosedError
-        return self._bucket
-
-    async def close(self) -> None:
-        self.closed = True  # before: what is on its way fails by it, and is not to be tried again
-        await self._bucket.close()
-
-
-class _AbsentError(Exception):
-    """The server says that a key is not there; whether that is to be believed is another question."""
+async def _directly(request: Callable[[], Awaitable[T]]) -> T:
+    return await request()
 
 
 def _restore(

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream import telemetry
-from zarrstream.errors import StoreError, StoreOptionError
+from zarrstream.concurrency.tasks import together
+from zarrstream.errors import StoreError, StoreOptionError, StoreTimeoutError
 from zarrstream.identity import identity_of
-from zarrstream.stores.bucket import DELETED_AT_ONCE
 from zarrstream.stores.limits import Limit, limit_of
 from zarrstream.stores.retry import Retry
 from zarrstream.stores.slots import call_within
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NAMES_AT_ONCE = 1000
+_AT_ONCE = 16  # requests of one call, where there is no limit
+_MOST_AT_ONCE = 64
 
 
 class ResilientStore(Wrapper):
@@ -106,7 +107,7 @@ class ResilientStore(Wrapper):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        return await together(self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._call("set", key, lambda: self._store.set(key, value))
@@ -115,7 +116,7 @@ class ResilientStore(Wrapper):
         await self._call("set_if_not_exists", key, lambda: self._store.set_if_not_exists(key, value))
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        await asyncio.gather(*(self.set(key, value) for key, value in values))
+        await together(self.set(key, value) for key, value in values)
 
     async def exists(self, key: str) -> bool:
         return await self._call("exists", key, lambda: self._store.exists(key))
@@ -124,7 +125,10 @@ class ResilientStore(Wrapper):
         return await self._call("getsize", key, lambda: self._store.getsize(key))
 
     async def getsize_prefix(self, prefix: str) -> int:
-        return await self._call("getsize_prefix", prefix, lambda: self._store.getsize_prefix(prefix))
+        if (through := self._through("getsize_prefix")) is None:
+            return await self._call("getsize_prefix", prefix, lambda: self._store.getsize_prefix(prefix))
+        total: int = await through(prefix, partial(self._call, "getsize_prefix", prefix))
+        return total
 
     async def is_empty(self, prefix: str) -> bool:
         return await self._call("is_empty", prefix, lambda: self._store.is_empty(prefix))
@@ -133,26 +137,25 @@ class ResilientStore(Wrapper):
         await self._call("delete", key, lambda: self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        delete_many: Callable[[Sequence[str]], Awaitable[None]] | None = getattr(self._store, "delete_many", None)
-        path = prefix.rstrip("/")
-        if delete_many is None or (prefix and not path):
+        if (through := self._through("delete_dir")) is None:
             await self._call("delete_dir", prefix, lambda: self._store.delete_dir(prefix))
-            return
-        # Each batch has the deadline of one call: how many there are, nobody knows beforehand.
-        batch: list[str] = []
-        async for key in self.list_prefix(f"{path}/" if path else ""):
-            batch.append(key)
-            if len(batch) == DELETED_AT_ONCE:
-                await self._call("delete_dir", prefix, partial(delete_many, batch))
-                batch = []
-        if batch:
-            await self._call("delete_dir", prefix, partial(delete_many, batch))
+        else:
+            at_once = min(self.limit.size or _AT_ONCE, _MOST_AT_ONCE)
+            await through(prefix, partial(self._call, "delete_dir", prefix), at_once=at_once)
 
     async def clear(self) -> None:
-        if hasattr(self._store, "delete_many"):
-            await self.delete_dir("")
-        else:
+        if self._through("delete_dir") is None:
             await self._call("clear", "", self._store.clear)
+        else:
+            await self.delete_dir("")
+
+    def _through(self, verb: str) -> Any:  # noqa: ANN401  # a method, or None
+        """Return a verb of the store that makes its requests one by one: how many they are, nobody knows beforehand.
+
+        Each of them has then the attempts and the time of one call. A class has it, and not what its class wraps.
+        """
+        name = f"{verb}_through"
+        return getattr(self._store, name) if hasattr(type(self._store), name) else None
 
     # -- the same in the calling thread, where the store has it --------------------------------------------------------
 
@@ -210,9 +213,9 @@ class ResilientStore(Wrapper):
         return self._listing(prefix, lambda: self._store.list_dir(prefix))
 
     async def _listing(self, prefix: str, begin: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
-        told = _Told(begin)
+        told = _Told(begin, self.retry.attempts if self.retry is not None else 1)
         try:
-            while names := await self._call("list", prefix, told.next_names):
+            while (names := await self._call("list", prefix, told.next_names)) is not None:
                 for name in names:
                     yield name
         finally:
@@ -253,36 +256,66 @@ class _Call:
 
 
 class _Told:
-    """A listing that can be begun again: what has been told is not told twice."""
+    """A listing that goes on after an error, or is begun again: what has been told is not told twice.
 
-    def __init__(self, begin: Callable[[], AsyncIterator[str]]) -> None:
-        self._begin = begin
+    Parameters
+    ----------
+    begin : callable
+        Begins it.
+    attempts : int
+        How often it is begun again before a new name has come.
+    """
+
+    def __init__(self, begin: Callable[[], AsyncIterator[str]], attempts: int) -> None:
+        self._begin, self._attempts = begin, attempts
         self._names: AsyncIterator[str] | None = None
-        self._last: str | None = None
+        self._last: str | None = None  # that has been taken
+        self._after: str | None = None  # up to which a listing that was begun again has been told
         self._ascends = True
         self._got: list[str] = []
+        self._failed: Exception | None = None
+        self._failures = 0
 
-    async def next_names(self) -> list[str]:
-        """Return the next names, some at once; none at the end."""
-        after = None
+    async def next_names(self) -> list[str] | None:
+        """Return the next names, some at once, or none where all of some were known; None at the end."""
+        if self._failed is not None and (self._failures >= self._attempts or not self._ascends):
+            raise self._failed
         if self._names is None:
-            self._names, after = self._begin(), self._last
+            self._names, self._after = self._begin(), self._last
+        looked_at = 0
         try:
             async for name in self._names:
-                if after is not None and name <= after:
-                    continue
-                self._ascends &= self._last is None or self._last < name
-                self._last = name
-                self._got.append(name)
-                if len(self._got) >= _NAMES_AT_ONCE:
+                looked_at += 1
+                self._take(name)
+                if looked_at >= _NAMES_AT_ONCE:  # known ones, too: each call has its own time
                     break
         except BaseException as error:
-            await self.close()
-            if isinstance(error, StoreError) and not self._ascends:
-                error.passes = False  # where to go on cannot be told
+            await self._fail(error)
             raise
         got, self._got = self._got, []
-        return got
+        return got if looked_at else None
+
+    def _take(self, name: str) -> None:
+        if self._after is not None and name <= self._after:
+            return
+        self._ascends &= self._last is None or self._last < name
+        self._last = name
+        self._got.append(name)
+        self._failed, self._failures = None, 0
+
+    async def _fail(self, error: BaseException) -> None:
+        if getattr(self._names, "goes_on", False):
+            return
+        await self.close()
+        if isinstance(error, StoreError) and not self._ascends:
+            error.passes = False
+        if not self._ascends:
+            self._failed = StoreError("a listing failed, and begins anew nowhere: its keys come in no order")
+            self._failed.__cause__ = error
+        else:
+            ended = StoreTimeoutError("a listing did not go on in time")  # whoever gave it up was told so
+            self._failed = error if isinstance(error, Exception) else ended
+            self._failures += 1
 
     async def close(self) -> None:
         """Let the listing that runs go."""
