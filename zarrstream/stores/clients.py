@@ -6,9 +6,12 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from zarr.core import sync as zarr_sync
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -37,7 +40,7 @@ class Clients(Generic[C]):
     Notes
     -----
     A client ends with its loop: `asyncio.run` closes the asynchronous generators of its loop before the loop itself,
-    and each client is held by one.
+    and each client is held by one. Where a loop is closed by hand, its ``close`` does the same first.
     """
 
     def __init__(self, make: Callable[[], C]) -> None:
@@ -53,7 +56,7 @@ class Clients(Generic[C]):
         """Return the running loop's client."""
         loop = asyncio.get_running_loop()
         if _exiting:
-            raise RuntimeError("Python is about to exit: nothing is asked any more")
+            raise asyncio.CancelledError("Python is about to exit: nothing is asked any more")
         if self._process != os.getpid():
             self._begin_anew()
         found = self._made.get(loop)
@@ -64,7 +67,13 @@ class Clients(Generic[C]):
             await anext(held)  # it never waits: no other task comes between
             with self._guard:
                 self._made[loop] = found = (client, held)
+            _close_before(loop)
         return found[0]
+
+    def held_by(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None] | None:
+        """Return what holds a loop's client; None where it has none."""
+        found = self._made.get(loop) if self._process == os.getpid() else None
+        return None if found is None else found[1]
 
     def close(self) -> None:
         """Close the clients of all loops; the next `get` makes new ones."""
@@ -120,8 +129,60 @@ def _close_on(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None, None])
             asyncio.run_coroutine_threadsafe(held.aclose(), loop).result(_PATIENCE)
 
 
+def _close_before(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop that is closed by hand close its clients first: nothing of asyncio's tells of its end."""
+    close = loop.close
+    if getattr(close, "closes_clients", False):
+        return
+
+    def close_clients_and_loop() -> None:
+        if not loop.is_closed() and not loop.is_running():
+            for clients in list(_every):
+                if (held := clients.held_by(loop)) is not None:
+                    _finish(loop, held)
+        close()
+
+    close_clients_and_loop.closes_clients = True  # type: ignore[attr-defined]
+    with suppress(AttributeError):  # a loop of a class that takes none: its clients end at exit
+        loop.close = close_clients_and_loop  # type: ignore[method-assign]
+
+
+def _finish(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None, None]) -> None:
+    """Close a client on a loop that does not run."""
+
+    def run() -> None:
+        with suppress(TimeoutError):
+            loop.run_until_complete(asyncio.wait_for(held.aclose(), _PATIENCE))
+
+    if asyncio._get_running_loop() is None:  # noqa: SLF001  # the public one raises
+        run()
+    else:  # a thread runs one loop at a time
+        thread = threading.Thread(target=run, name="zarrstream-close")
+        thread.start()
+        thread.join()
+
+
+async def _cancel_all() -> None:
+    """Cancel what a loop still does, as `asyncio.run` does at its end."""
+    mine = asyncio.current_task()
+    until = time.monotonic() + _PATIENCE
+    while (left := asyncio.all_tasks() - {mine}) and (patience := until - time.monotonic()) > 0:
+        for task in left:
+            task.cancel()
+        done, _ = await asyncio.wait(left, timeout=patience)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # which nobody is there any more to see
+
+
 def _close_all() -> None:
     _exiting.append(True)  # what zarr still has under way would connect again, and leave that open
+    for loop in zarr_sync.loop:
+        if loop is not None and loop.is_running() and any(clients.held_by(loop) for clients in list(_every)):
+            # After one chunk has failed zarr leaves the requests for the others running. Their client would be closed
+            # under them, and each would say so, on a loop that has nobody to tell.
+            with suppress(TimeoutError, RuntimeError):
+                asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(_PATIENCE + 1)
     for clients in list(_every):
         clients.close()
 
