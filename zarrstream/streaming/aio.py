@@ -22,7 +22,7 @@ from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial
 from zarrstream.streaming.pull import Pull
 from zarrstream.streaming.reading import Skipped
-from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.window import GIVE_WAY, WAIT
 from zarrstream.streaming.write import ended, plan_of
 from zarrstream.streaming.writing import PUBLISH, Writing
 
@@ -257,6 +257,9 @@ async def _take_steps(work: Writing, inbox: LoopInbox, pull: Pull, source: Async
         item = error = None
         if step is WAIT:
             await inbox.wait(work.window.patience())
+            continue
+        if step is GIVE_WAY:
+            await asyncio.sleep(0)
             continue
         if step is PUBLISH:
             await asyncio.to_thread(work.publish)

@@ -13,7 +13,7 @@ from zarrstream.streaming.arguments import of_another_loop
 from zarrstream.streaming.codec import zarr_loop
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import UNWATCHED, Observer, observer_of
-from zarrstream.streaming.window import WAIT, Inbox, LoopInbox, Window
+from zarrstream.streaming.window import GIVE_WAY, WAIT, Inbox, LoopInbox, Window
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -36,7 +36,7 @@ class Pass(Protocol):
     window: Window
 
     def steps(self, present: Presence | None) -> Generator[Any, None, None]:
-        """Yield items, and `WAIT` where only a finished job can take it on."""
+        """Yield items, `WAIT` where only a finished job can take it on, and `GIVE_WAY` where others may have a turn."""
 
 
 Begin: TypeAlias = Callable[[Observer, Inbox | LoopInbox, asyncio.AbstractEventLoop], Pass]
@@ -72,6 +72,8 @@ def in_thread(plan: ReadPlan, begin: Begin, ending: Ending) -> Generator[Any, No
                     return
                 if item is WAIT:
                     inbox.wait(work.window.patience())
+                    continue
+                if item is GIVE_WAY:
                     continue
                 yield item
                 if os.getpid() != process:
@@ -121,8 +123,8 @@ class OnLoop:
             try:
                 if self._steps is None:
                     await self._start()
-                while (item := next(self._steps or iter_nothing(), _END)) is WAIT:
-                    await self._wait()
+                while (item := next(self._steps or iter_nothing(), _END)) is WAIT or item is GIVE_WAY:
+                    await (self._wait() if item is WAIT else asyncio.sleep(0))
             except BaseException as error:
                 self._cancelled = isinstance(error, asyncio.CancelledError)
                 await self.end(error)

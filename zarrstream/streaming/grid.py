@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
+from zarrstream.streaming.pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -156,8 +158,8 @@ class Grid:
         max_bytes: int,
         wanted: Callable[[Index], Any] | None = None,
         present: Presence | None = None,
-    ) -> Iterator[Run]:
-        """Plan a region's runs, lazily and in order.
+    ) -> Iterator[Run | None]:
+        """Plan a region's runs, lazily and in order; None where it has looked for long, and will go on.
 
         Parameters
         ----------
@@ -179,23 +181,52 @@ class Grid:
         length = max(1, min(most, RUN_BYTES // nbytes, max_bytes // (2 * workers * nbytes), share))
         ranges = self.covering(region)
         if self.shards is None:
+            lengths = _ramp(length, workers)
+            if wanted is None and present is None:
+                yield from self._cut(odometer(ranges), lengths, None)
+                return
             indices = odometer(ranges) if present is None else present.within(ranges)
-            yield from self._batches(_kept(indices, wanted), _ramp(length, workers), None)
+            yield from self._batches(_kept(indices, wanted, Pace()), lengths, None)
             return
-        longest = max(1, max_bytes // nbytes)
+        longest, pace = max(1, max_bytes // nbytes), Pace()
         for shard, inner in self._by_shard(ranges, present):
-            yield from self._batches(_kept(odometer(inner), wanted), repeat(longest), shard)
+            if shard is None:
+                yield None
+                continue
+            if wanted is None:
+                yield from self._cut(odometer(inner), repeat(longest), shard)
+                continue
+            yield from self._batches(_kept(odometer(inner), wanted, pace), repeat(longest), shard)
 
-    def _batches(self, indices: Iterator[Index], lengths: Iterator[int], shard: Index | None) -> Iterator[Run]:
+    def _cut(self, indices: Iterator[Index], lengths: Iterator[int], shard: Index | None) -> Iterator[Run]:
         while batch := list(islice(indices, next(lengths))):
+            yield Run(batch, shard, len(batch) * self.chunk_nbytes)
+
+    def _batches(
+        self, indices: Iterator[Index | None], lengths: Iterator[int], shard: Index | None
+    ) -> Iterator[Run | None]:
+        batch: list[Index] = []
+        length = next(lengths)
+        for index in indices:
+            if index is not None:
+                batch.append(index)
+            elif not batch or shard is not None:  # a shard is read at once
+                yield None
+            if batch and (len(batch) == length or (index is None and shard is None)):
+                yield Run(batch, shard, len(batch) * self.chunk_nbytes)
+                batch, length = [], next(lengths)
+        if batch:
             yield Run(batch, shard, len(batch) * self.chunk_nbytes)
 
     def _by_shard(
         self, ranges: list[tuple[int, int]], present: Presence | None = None
-    ) -> Iterator[tuple[Index, list[tuple[int, int]]]]:
+    ) -> Iterator[tuple[Index | None, list[tuple[int, int]]]]:
         per = self.per_shard
         shards = [(start // n, -(-stop // n)) for (start, stop), n in zip(ranges, per, strict=True)]
         for shard in odometer(shards) if present is None else present.within(shards):
+            if shard is None:
+                yield None, []
+                continue
             yield (
                 shard,
                 [
@@ -232,5 +263,11 @@ def itemsize_of(dtype: np.dtype[Any]) -> int:
     return max(dtype.itemsize, _ESTIMATE) if dtype.hasobject or dtype.kind == "T" else dtype.itemsize
 
 
-def _kept(indices: Iterator[Index], wanted: Callable[[Index], Any] | None) -> Iterator[Index]:
-    return indices if wanted is None else (index for index in indices if wanted(index))
+def _kept(indices: Iterator[Index | None], wanted: Callable[[Index], Any] | None, pace: Pace) -> Iterator[Index | None]:
+    """Yield what is wanted, and None whenever it has looked for long."""
+    for index in indices:
+        if index is None or wanted is None or wanted(index):
+            yield index
+        if pace.is_over:
+            yield None
+            pace.begin()

@@ -85,22 +85,33 @@ class Presence:
             for at in np.flatnonzero(bits).tolist():
                 yield first * 8 + at
 
-    def within(self, ranges: list[tuple[int, int]]) -> Iterator[Index]:
+    def within(self, ranges: list[tuple[int, int]]) -> Iterator[Index | None]:
         """Yield the present ones of a part of the grid, in C order, at the cost of what is present and not of the grid.
+
+        Where it has looked through many without finding one it yields None.
 
         Parameters
         ----------
         ranges : list of (int, int)
             Half-open, one for each axis.
         """
-        for position in self.positions():
-            index, rest = [], position
+        for block in sorted(self._blocks):
+            first = block * _BLOCK
+            bits = np.unpackbits(self._bits[first : first + _BLOCK], bitorder="little")
+            rest = np.flatnonzero(bits) + first * 8
+            axes: list[npt.NDArray[np.int64]] = []
             for count in reversed(self._counts):
-                rest, at = divmod(rest, count)
-                index.append(at)
-            index.reverse()
-            if all(first <= at < stop for at, (first, stop) in zip(index, ranges, strict=True)):
-                yield tuple(index)
+                rest, at = np.divmod(rest, count)
+                axes.insert(0, at)
+            inside = np.ones(len(rest), bool)
+            for at, (low, high) in zip(axes, ranges, strict=True):
+                inside &= (low <= at) & (at < high)
+            if not inside.any():
+                yield None
+            elif axes:
+                yield from zip(*(at[inside].tolist() for at in axes), strict=True)
+            else:
+                yield ()
 
     def _set(self, position: int, present: bool) -> None:  # noqa: FBT001  # one bit is what it sets
         if present:

@@ -13,7 +13,7 @@ from zarrstream.streaming.grid import Run
 from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
 from zarrstream.streaming.load import Loader
 from zarrstream.streaming.plan import check_callables, check_on_error, cores, policy_of
-from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.window import GIVE_WAY, WAIT
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: What is to be delivered: a job from one of its results on, or chunks that have one failure.
 _Part: TypeAlias = "tuple[Job, int] | tuple[list[Index], Failure]"
+
+
+_LAST: Any = object()
 
 
 @dataclass(frozen=True)
@@ -130,22 +133,24 @@ class Reading:
         self._workers = threads if self._in_threads else limits.requests
 
     def steps(self, present: Presence | None) -> Generator[Any, None, None]:
-        """Yield chunks, `Skipped`, and `WAIT` where only a finished job can take it on."""
+        """Yield chunks, `Skipped`, `WAIT` where only a finished job can take it on, and `GIVE_WAY`."""
         runs = self._runs(present)
-        waiting = next(runs, None)
+        waiting: Run | None = next(runs, _LAST)
         jobs: deque[Job] = deque()
-        while waiting is not None or jobs:
-            while waiting is not None and self.window.has_room(waiting.nbytes) and not self._is_failing:
+        while waiting is not _LAST or jobs:
+            while waiting is not None and waiting is not _LAST and not self._is_failing:
+                if not self.window.has_room(waiting.nbytes):
+                    break
                 jobs.append(self._submit(waiting))
-                waiting = next(runs, None)
+                waiting = next(runs, _LAST)
             self._take_in()
-            job = self._next(jobs)
-            if job is None:
-                yield WAIT
-                continue
-            yield from self._deliver(job)
+            if (job := self._next(jobs)) is not None:
+                yield from self._deliver(job)
+            else:
+                yield WAIT if waiting is not None else GIVE_WAY
+            waiting = waiting or next(runs, _LAST)  # it had looked for long without finding one
 
-    def _runs(self, present: Presence | None) -> Iterator[Run]:
+    def _runs(self, present: Presence | None) -> Iterator[Run | None]:
         plan = self._plan
         for region in self._regions:
             yield from plan.codec.grid.runs(

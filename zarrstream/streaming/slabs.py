@@ -16,7 +16,7 @@ import numpy as np
 from zarrstream.errors import SlabTooLargeError
 from zarrstream.streaming.chunk import Chunk, Slice
 from zarrstream.streaming.reading import Reading, ReadPlan, Skipped
-from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.window import GIVE_WAY, WAIT
 
 if TYPE_CHECKING:
     import asyncio
@@ -238,12 +238,12 @@ class SliceReading:
         self._bands: dict[int, Band] = {}
 
     def steps(self, present: Presence | None) -> Generator[Any, None, None]:
-        """Yield slices, `Skipped`, and `WAIT` where only a finished job can take it on."""
+        """Yield slices, `Skipped`, `WAIT` where only a finished job can take it on, and `GIVE_WAY`."""
         axis, row = self._plan.axis, self._plan.row
         grid = self._plan.read.codec.grid
         for item in self._chunks.steps(present):
-            if item is WAIT:
-                yield WAIT
+            if item is WAIT or item is GIVE_WAY:
+                yield item
                 continue
             number = item.index[axis] * grid.chunks[axis] // row
             if (band := self._bands.get(number)) is None:

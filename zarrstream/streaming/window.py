@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index
 
 WAIT: Final = object()  # what the shared steps yield when only a finished job can take them on
+GIVE_WAY: Final = object()  # what they yield when they have looked for work for long, and will go on with it
 GRACE = 0.1  # seconds that closing waits for calls already in a thread
 _TICK = 0.002  # seconds between looks, where an event loop must not be blocked
 

@@ -14,7 +14,7 @@ from zarrstream.streaming.job import Failure
 from zarrstream.streaming.listing import stored_objects
 from zarrstream.streaming.observer import observer_of
 from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial, check_callable
-from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.window import GIVE_WAY, WAIT
 from zarrstream.streaming.write_plan import WritePlan
 from zarrstream.streaming.writing import END, PUBLISH, Writing
 
@@ -162,6 +162,8 @@ def _run(work: Writing, inbox: Inbox, source: Iterator[Any]) -> None:
         item = None
         if step is WAIT:
             inbox.wait(work.window.patience())
+            continue
+        if step is GIVE_WAY:
             continue
         if step is PUBLISH:
             work.publish()

@@ -11,9 +11,10 @@ from zarrstream.streaming.frontier import Item
 from zarrstream.streaming.gather import Gather
 from zarrstream.streaming.items import parse, pieces_of, whole, whole_chunk
 from zarrstream.streaming.job import Failure, Halt, Job, NoWorkerError, Overdue
+from zarrstream.streaming.pace import Pace
 from zarrstream.streaming.plan import cores, policy_of
 from zarrstream.streaming.save import ELIDED, UNWRITTEN, Saver
-from zarrstream.streaming.window import WAIT
+from zarrstream.streaming.window import GIVE_WAY, WAIT
 from zarrstream.streaming.write_tally import WriteTally
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Writing:
         self._threads = threads
         self._workers = threads if saver.synchronous else limits.requests
         self.tally = WriteTally(plan, record, observer.frontier())
+        self._pace = Pace()
         self._busy: dict[Index, int] = {}
         self._pieces: dict[Job, list[Piece]] = {}
         self._tainted: set[Index] = set()
@@ -95,7 +97,7 @@ class Writing:
     def steps(self) -> Generator[Any, Any, None]:
         """Yield `PULL` for the next item (or `END`, or a `Failure` of the source) and `WAIT` for an acknowledgement.
 
-        `PUBLISH` asks for a call of `publish`, in whichever thread.
+        `PUBLISH` asks for a call of `publish`, in whichever thread; `GIVE_WAY` lets others have a turn.
 
         After an error nothing more is written, and what was in flight and is stored is recorded.
         """
@@ -152,6 +154,9 @@ class Writing:
             return error
         self.tally.add(item)
         for index, where, part in pieces:
+            if self._pace.is_over:
+                yield GIVE_WAY
+                self._pace.begin()
             try:
                 left_out = self._is_done(index, where) or (plan.filter is not None and not plan.filter(index))
             except Exception as error:  # noqa: BLE001  # it is raised again once what came before the chunk is written
