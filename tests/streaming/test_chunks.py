@@ -8,7 +8,6 @@ import zarr
 
 from tests.streaming.spies import AsyncSpy, Spy, filled
 from zarrstream import Chunk, ChunkStream, Progress, chunk_region, stream_chunks
-from zarrstream.errors import UnsupportedArrayError
 
 STORES = [Spy, AsyncSpy]
 
@@ -185,18 +184,6 @@ def test_other_things_are_no_arrays() -> None:
     """What is no zarr array is refused by its type."""
     with pytest.raises(TypeError, match="ndarray"):
         stream_chunks(np.zeros(3))
-
-
-def test_rectilinear_grids_are_refused_by_name() -> None:
-    """Where zarr has rectilinear grids, the error names them."""
-    if "array.rectilinear_chunks" not in zarr.config:
-        with pytest.raises((TypeError, ValueError)):  # this zarr cannot even make one
-            zarr.create_array({}, shape=(6,), chunks=[[1, 2, 3]], dtype="i4")
-        return
-    with zarr.config.set({"array.rectilinear_chunks": True}):
-        array = zarr.create_array({}, shape=(6,), chunks=[[1, 2, 3]], dtype="i4")
-        with pytest.raises(UnsupportedArrayError, match="rectilinear"):
-            stream_chunks(array)
 
 
 def test_repr_helps() -> None:

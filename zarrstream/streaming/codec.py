@@ -311,13 +311,19 @@ def _spec_of(array: AsyncArray[Any], grid: Grid) -> ArraySpec:
     )
 
 
+def _named(array: AsyncArray[Any]) -> str:
+    """Return an array's name in messages; the one at the root of its store has none of its own."""
+    store = array.store_path.store
+    return f"array {array.path!r} in {store}" if array.path else f"the array at the root of {store}"
+
+
 def _grid_of(array: AsyncArray[Any]) -> Grid:
     try:
         chunks, shards = array.chunks, array.shards
     except NotImplementedError as error:
         kind = type(getattr(array.metadata, "chunk_grid", None)).__name__.partition("ChunkGrid")[0].lower()
         raise UnsupportedArrayError(
-            f"array {array.path!r} has a {kind} chunk grid: only regular grids can be streamed; "
-            "copy it into an array with one chunk shape"
+            f"{_named(array)} has a {kind} chunk grid, whose chunks have several sizes: only regular grids can be "
+            "streamed; copy it into an array with one chunk shape, zarr.create_array(store, data=array[...], chunks=…)"
         ) from error
     return Grid(array.shape, chunks, shards, itemsize_of(np.dtype(array.dtype)))
