@@ -86,12 +86,13 @@ class ObstoreBucket:
         """Return how many bytes an object has."""
         try:
             with _absence():
-                answer = await obstore.get_async(self._store, name, options={"head": True})
+                found = await obstore.head_async(self._store, name)
         except OddAnswerError:
             await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
             raise
-        _known(answer)
-        return int(answer.meta["size"])
+        if found["size"] and not _MD5.fullmatch(found["e_tag"] or ""):
+            await self.get(name, 0, 1)  # where a redirect led it sees of what kind that is
+        return int(found["size"])
 
     def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
