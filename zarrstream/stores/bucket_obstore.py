@@ -90,7 +90,9 @@ class ObstoreBucket:
         except OddAnswerError:
             await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
             raise
-        if found["size"] and not _MD5.fullmatch(found["e_tag"] or ""):
+        if not found["e_tag"]:
+            raise OddAnswerError("a size without an ETag")
+        if found["size"] and not _MD5.fullmatch(found["e_tag"]):
             await self.get(name, 0, 1)  # where a redirect led it sees of what kind that is
         return int(found["size"])
 
