@@ -172,12 +172,15 @@ def _flock(descriptor: int, path: str, *, wait: bool) -> bool:
     except OSError as error:  # one of `_UNSUPPORTED`
         if error.errno not in _UNSUPPORTED:
             raise
-        logger.warning(
-            "the file system of %r has no locks (%s): nothing keeps a second writer away", path, error.strerror
-        )
+        if (folder := path.rpartition(os.sep)[0]) not in _told:  # a stream takes a lock for each chunk that it merges
+            _told.add(folder)
+            logger.warning(
+                "the file system of %r has no locks (%s): nothing keeps a second writer away", path, error.strerror
+            )
     return True
 
 
+_told: set[str] = set()
 _every: WeakSet[FileLock] = WeakSet()
 
 

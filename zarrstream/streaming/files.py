@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import zlib
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zarrstream.concurrency.file_lock import FileLock
 from zarrstream.errors import StoreAccessError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _PREFIX = ".zarrstream-"
 _SUFFIX = ".partial"
+_LOCK = ".lock"
+_LOCKS = 256  # files by which the objects of an array are locked
 _PARTS = 4  # host, process, token and number
 _VECTORS = 512  # pieces that one call writes; POSIX promises 16, Linux and macOS take 1024
 _NO_FILE = 1 << 50  # bytes; where ext4 and others say that a folder ends
@@ -135,6 +139,32 @@ class FileTransport:
                 os.unlink(temporary)
             raise
 
+    def lock(self, key: str) -> FileLock:
+        """Return the lock under which processes merge into an object; objects of one remainder share one file."""
+        name = f"{_PREFIX}merge-{zlib.crc32(key.encode()) % _LOCKS:02x}{_LOCK}"
+        return FileLock(os.path.join(self._folder, name), mode=0o666, remove=True, sign=False)
+
+    def acquire(self, lock: FileLock) -> None:
+        """Wait for a lock and take it.
+
+        Raises
+        ------
+        StoreUnavailableError
+            The array is lost.
+        StoreAccessError
+            The lock's file cannot be made or opened: whoever has another one beside it may be merging.
+        """
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            self.check_there()
+            raise
+        except OSError as error:
+            raise StoreAccessError(
+                f"{lock.path!r} cannot be locked ({error.strerror}), so that another process may merge into the same "
+                "chunk: make the folder and what is in it writable for all of its writers, and write it again"
+            ) from error
+
     def _make_parent(self, folder: str) -> None:
         """Make a chunk's folder: to be told by a failing rename costs more than the rename."""
         if folder in self._made:
@@ -201,6 +231,11 @@ class FileTransport:
         except OSError:  # it cannot be listed, or is lost: the first chunk says which
             return 0
         for name in names:
+            if name.startswith(_PREFIX) and name.endswith(_LOCK):
+                with suppress(OSError):  # as below
+                    abandoned = FileLock(os.path.join(self._folder, name), remove=True, sign=False)
+                    swept += abandoned.acquire(wait=False)
+                    abandoned.release()
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and _is_orphan(name):
                 with suppress(OSError):  # another writer swept it, or it is no file of ours: tidying fails no write
                     os.unlink(os.path.join(self._folder, name))

@@ -19,10 +19,11 @@ from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     import numpy.typing as npt
 
+    from zarrstream.concurrency.file_lock import FileLock
     from zarrstream.streaming.chunk import Index
     from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.observer import Observer
@@ -213,10 +214,17 @@ class Saver:
         job.load = (job.load, stored)
 
     def _lock(self, job: Job, obj: Index) -> str:
-        """Have a job be the only one of this process that merges into a stored object; return the object's key."""
+        """Have a job be the only one that merges into a stored object; return the object's key.
+
+        Of this process, and of all that share the folder where the array lies in one.
+        """
         name = (self._codec.lock_name, key := self._codec.key(obj))
         merging.acquire(name)
         job.at_end = partial(merging.release, name)
+        if self._files is not None:
+            lock = self._files.lock(key)
+            job.at_end = partial(_give_back, lock, name)
+            self._files.acquire(lock)
         return key
 
     async def _alock(self, job: Job, obj: Index) -> str:
@@ -306,6 +314,13 @@ class _Rest:
 
     def put(self, key: str, pieces: Any) -> None:
         """Store nothing: it is stored."""
+
+
+def _give_back(lock: FileLock, name: Hashable) -> None:
+    try:
+        lock.release()
+    finally:
+        merging.release(name)
 
 
 def _tried(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -75,8 +75,8 @@ def write_stream(
     partial : {"refuse", "merge"}
         What an item does whose region cuts through chunks. ``"refuse"`` ends the stream with an error. ``"merge"``
         gathers the parts of a chunk while ``max_bytes`` allows; where they do not make it whole, the stored chunk is
-        read, merged with them and written. One stream of this process at a time merges into a chunk or shard; of two
-        processes one may overwrite what the other has merged, as in zarr.
+        read, merged with them and written. One stream of this process at a time merges into a chunk or shard, and on
+        a local folder one process; on other stores one process may overwrite what another has merged, as in zarr.
     progress : callable, optional
         Receives a `Progress` after each chunk, in the caller's thread.
 
