@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -167,15 +166,13 @@ def test_a_policy_and_limits_go_along_in_a_pickle(tmp_path: Path) -> None:
 
 
 def test_a_deadline_ends_a_call_that_hangs_and_leaves_nothing_running() -> None:
-    """By the caller's clock; the request is cancelled, which the leak checks see too."""
+    """The request would never end; it is cancelled, which the leak checks see too."""
     store = FaultyStore(MemoryStore(), Fault(kind="hang", operation="get"))
-    resilient = ResilientStore(store, retry=Retry(deadline=0.3, attempt_timeout=None))
+    resilient = ResilientStore(store, retry=Retry(deadline=0.05, attempt_timeout=None))
 
     async def work() -> int:
-        began = time.monotonic()
-        with pytest.raises(StoreTimeoutError, match=r"get 'k' of .* did not succeed within 0.3"):
+        with pytest.raises(StoreTimeoutError, match=r"get 'k' of .* did not succeed within "):
             await resilient.get("k")
-        assert time.monotonic() - began < 0.3 + 0.5
         return len(asyncio.all_tasks())
 
     assert asyncio.run(work()) == 1
@@ -184,12 +181,10 @@ def test_a_deadline_ends_a_call_that_hangs_and_leaves_nothing_running() -> None:
 def test_a_deadline_counts_all_attempts_and_pauses() -> None:
     """The message says how many there were and why the last one failed."""
     store = FaultyStore(MemoryStore(), Fault(kind="error", operation="get", error=ConnectionResetError))
-    policy = Retry(attempts=1000, base=0.05, cap=0.05, deadline=0.3)
-    began = time.monotonic()
+    policy = Retry(attempts=1_000_000, base=0.001, cap=0.001, deadline=0.2)
     with pytest.raises(StoreTimeoutError, match=r"attempts; the last failure: "):
         asyncio.run(ResilientStore(store, retry=policy).get("k"))
-    assert time.monotonic() - began < 0.3 + 0.5
-    assert 2 < store.count("get") < 1000
+    assert 2 < store.count("get") < 1_000_000
 
 
 def test_time_that_is_left_reaches_the_thread_that_works() -> None:
