@@ -73,6 +73,8 @@ class FaultProxy:
         Only these do, separated by spaces.
     times : int, optional
         Only so many do.
+    skip : int
+        So many go right before.
     elsewhere : dict of (str, Answer), optional
         What this proxy says itself at a path.
 
@@ -98,12 +100,13 @@ class FaultProxy:
         paths: str = "",
         methods: str = "GET HEAD PUT POST DELETE",
         times: int | None = None,
+        skip: int = 0,
         elsewhere: dict[str, Answer] | None = None,
     ) -> None:
         self.upstream = port
         self.faults, self.rate, self.paths, self.methods = list(faults), rate, paths, methods.split()
         self.requests: list[tuple[str, str]] = []
-        self.times, self.elsewhere = times, elsewhere or {}
+        self.times, self.skip, self.elsewhere = times, skip, elsewhere or {}
         self.met: Counter[Fault] = Counter()
         self.peak = self.under_way = 0
         self.ended = threading.Event()
@@ -133,6 +136,9 @@ class FaultProxy:
             if not self.faults or self.paths not in path or method not in self.methods:
                 return None
             if self.times is not None and self.met.total() >= self.times:
+                return None
+            if self.skip > 0:
+                self.skip -= 1
                 return None
             fault = self._random.choice(self.faults) if self._random.random() < self.rate else None
             if fault is not None:

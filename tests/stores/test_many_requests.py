@@ -246,11 +246,23 @@ def test_a_listing_that_fails_at_one_name_for_good_ends(
     assert store.begun == 3
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError("reset"), StoreAccessError("no"), None])
-def test_a_listing_without_an_order_is_whole_or_an_error(error: Exception | None) -> None:
-    """Where it would go on nobody knows, so that names could be left out."""
-    store = Named(["b", "a", "d", "c", "e"], "c", error)
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), None], ids=["error", "time"])
+def test_a_listing_without_an_order_is_whole(error: Exception | None) -> None:
+    """What has been told is known by its name, and not by where it stood."""
+    names = ["b", "a", "d", "c", "e"]
+    store = Named(names, "c", error)
     policy = Retry(attempts=5, base=0, cap=0, attempt_timeout=0.02)
-    with pytest.raises((StoreError, ConnectionResetError)):
-        asyncio.run(names_of(store, policy))
-    assert store.begun == 1
+    assert asyncio.run(names_of(store, policy)) == names
+    assert store.begun == 2
+
+
+def test_a_listing_that_is_refused_or_too_long_to_be_begun_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may not list is told at once; of how many names it is known that they were told has an end."""
+    refused = Named(["b", "a", "d", "c", "e"], "c", StoreAccessError("no"))
+    with pytest.raises(StoreAccessError):
+        asyncio.run(names_of(refused, Retry(attempts=5, base=0)))
+    monkeypatch.setattr(resilient, "_REMEMBERED", 2)
+    long = Named(["b", "a", "d", "c", "e"], "c", ConnectionResetError("reset"))
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(names_of(long, Retry(attempts=5, base=0)))
+    assert (refused.begun, long.begun) == (1, 1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NAMES_AT_ONCE = 1000
+_REMEMBERED = 1_000_000  # names of a listing, with which it can be begun again
 _AT_ONCE = 16  # requests of one call, where there is no limit
 _MOST_AT_ONCE = 64
 
@@ -56,9 +57,9 @@ class ResilientStore(Wrapper):
     Notes
     -----
     **Threads, event loops**: any number of each. **Processes**: a limit is one process's. **Pickling**: as the store;
-    retry and limits go along. A listing that fails goes on behind the last key that it has told, where keys come in
-    order; where they do not, its failure is raised. Values are whole before an attempt begins, so that each sends the
-    same bytes.
+    retry and limits go along. A listing that fails goes on where it was, in a bucket with the page that failed;
+    elsewhere it is begun again, and passes over what it has told, up to a million names. Values are whole before an
+    attempt begins, so that each sends the same bytes.
     """
 
     def __init__(
@@ -269,53 +270,48 @@ class _Told:
     def __init__(self, begin: Callable[[], AsyncIterator[str]], attempts: int) -> None:
         self._begin, self._attempts = begin, attempts
         self._names: AsyncIterator[str] | None = None
-        self._last: str | None = None  # that has been taken
-        self._after: str | None = None  # up to which a listing that was begun again has been told
-        self._ascends = True
+        # Kept where a listing has to be begun again, since no order tells what was: a service lists "foo-bar/" before
+        # "foo/", and others as they like.
+        self._told: set[str] = set()
         self._got: list[str] = []
         self._failed: Exception | None = None
         self._failures = 0
 
     async def next_names(self) -> list[str] | None:
         """Return the next names, some at once, or none where all of some were known; None at the end."""
-        if self._failed is not None and (self._failures >= self._attempts or not self._ascends):
+        if self._failed is not None and (self._failures >= self._attempts or len(self._told) > _REMEMBERED):
             raise self._failed
         if self._names is None:
-            self._names, self._after = self._begin(), self._last
-        looked_at = 0
+            self._names = self._begin()
+        goes_on, looked_at = getattr(self._names, "goes_on", False), 0
         try:
             async for name in self._names:
                 looked_at += 1
-                self._take(name)
+                self._take(name, keep=not goes_on)
                 if looked_at >= _NAMES_AT_ONCE:  # known ones, too: each call has its own time
                     break
         except BaseException as error:
-            await self._fail(error)
+            if not goes_on:
+                await self._fail(error)
             raise
         got, self._got = self._got, []
-        return got if looked_at else None
+        return got if looked_at or got else None  # which may have come before an error that nothing followed
 
-    def _take(self, name: str) -> None:
-        if self._after is not None and name <= self._after:
+    def _take(self, name: str, *, keep: bool) -> None:
+        if name in self._told:
             return
-        self._ascends &= self._last is None or self._last < name
-        self._last = name
+        if keep:
+            self._told.add(name)
         self._got.append(name)
         self._failed, self._failures = None, 0
 
     async def _fail(self, error: BaseException) -> None:
-        if getattr(self._names, "goes_on", False):
-            return
         await self.close()
-        if isinstance(error, StoreError) and not self._ascends:
-            error.passes = False
-        if not self._ascends:
-            self._failed = StoreError("a listing failed, and begins anew nowhere: its keys come in no order")
-            self._failed.__cause__ = error
-        else:
-            ended = StoreTimeoutError("a listing did not go on in time")  # whoever gave it up was told so
-            self._failed = error if isinstance(error, Exception) else ended
-            self._failures += 1
+        if isinstance(error, StoreError) and len(self._told) > _REMEMBERED:
+            error.passes = False  # where to go on cannot be told
+        ended = StoreTimeoutError("a listing did not go on in time")  # whoever gave it up was told so
+        self._failed = error if isinstance(error, Exception) else ended
+        self._failures += 1
 
     async def close(self) -> None:
         """Let the listing that runs go."""
