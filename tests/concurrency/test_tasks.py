@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.test_floors import FILES, name_of
 from zarrstream.concurrency.tasks import for_each, together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -77,3 +80,10 @@ def test_after_a_failure_no_item_is_begun() -> None:
     with pytest.raises(LookupError):
         asyncio.run(for_each(numbers(1000), work, at_once=3))
     assert len(begun) < 12
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_gathered_that_would_go_on_after_a_failure(path: Path) -> None:
+    """`asyncio.gather` leaves the others running: requests, and removals, that nobody has an eye on."""
+    names = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    assert "gather" not in names

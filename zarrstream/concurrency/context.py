@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def give_back(variable: ContextVar[T], token: Token[T]) -> bool:
     not its own, and an exception would be one that nobody can catch: hundreds of them at the end of a program have
     taken the interpreter down.
     """
-    with suppress(ValueError):  # set in another context, which nobody will ask any more
+    try:
         variable.reset(token)
-        return True
-    return False
+    except ValueError:  # set in another context, which nobody will ask any more
+        return False
+    return True

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, TypeVar, overload
 
-from zarrstream.concurrency.context import bound
+from zarrstream.concurrency.context import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +26,11 @@ def until(seconds: float | None) -> Iterator[None]:
     seconds : float or None
         From now on. A context variable carries it: into threads by `asyncio.to_thread`.
     """
-    with bound(_end, _sooner(seconds)):
+    token = _end.set(_sooner(seconds))
+    try:
         yield
+    finally:
+        give_back(_end, token)
 
 
 def call_until(seconds: float | None, work: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream import telemetry
+from zarrstream.concurrency.tasks import together
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.nodes import METADATA_KEYS
 from zarrstream.stores.cache_places import place_and_prefix
@@ -141,7 +142,7 @@ class CachedStore(Wrapper):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        return await together(self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

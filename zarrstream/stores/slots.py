@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
@@ -82,6 +83,20 @@ class Slot:
     waits is held by its event loop, in a timer, and ends with that loop. *Threads.* What an awaited call has left in a
     thread is under way until the thread returns: see `occupying`.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_admitted",
+        "_gate",
+        "_loop",
+        "_timer",
+        "_token",
+        "begun",
+        "held",
+        "key",
+        "lacked",
+        "parts",
+    )
 
     def __init__(self, gate: Gate) -> None:
         self.key = id(self)
@@ -228,8 +243,10 @@ class Slot:
 
     def __del__(self) -> None:
         # Garbage is collected anywhere, also within the limit's own lock.
-        if "held" in self.__dict__:  # else `__init__` was interrupted
+        try:  # noqa: SIM105  # at the end of each call: a context costs as much as the rest
             self.held.pop(self.key, None)
+        except AttributeError:  # `__init__` was interrupted
+            pass
 
 
 class _Part:
@@ -243,7 +260,7 @@ class _Part:
         self._slot.leave(id(self))
 
     def __del__(self) -> None:
-        if "_slot" in self.__dict__:
+        with suppress(AttributeError):  # `__init__` was interrupted
             self._slot.drop(id(self))
 
 

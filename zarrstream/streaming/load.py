@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from zarr import errors as zarr_errors
 
+from zarrstream.concurrency.tasks import together
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
@@ -18,6 +18,7 @@ from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
 from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
@@ -245,7 +246,7 @@ class Loader:
         for attempt in range(_ATTEMPTS):
             index, fresh = await self._indexes.aget(run.shard, job, began, read_index)
             spans = coalesce(self._spans(layout, index, run), self._gap)
-            raws = await asyncio.gather(*(self._awaited.get(key, *span, began=began) for span in spans))
+            raws = await together(self._awaited.get(key, *span, began=began) for span in spans)
             try:
                 pieces = {span: _complete(raw, span, layout, index) for span, raw in zip(spans, raws, strict=True)}
                 short = None
