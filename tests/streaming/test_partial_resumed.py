@@ -167,3 +167,72 @@ def test_a_damaged_line_of_parts_is_refused(tmp_path: Path) -> None:
     for cut in range(good.index(b"\nm ") + 1, len(good)):
         path.write_bytes(good[:cut])
         assert len(list(Checkpoint(path, place="here").pending(array))) == 9
+
+
+@pytest.mark.parametrize("kind", ["failed", "killed"])
+@every_layout
+def test_a_part_that_failed_is_not_done_by_those_around_it(sharded: bool, kind: str, tmp_path: Path) -> None:
+    """What was stored before it and what comes behind it make a whole chunk: it is written again all the same."""
+    store = Spy()
+    array = zarr.create_array(store, shape=(6,), chunks=(8,), shards=(8,) if sharded else None, dtype="i4")
+    checkpoint = Checkpoint(tmp_path / "c", place="here")
+    write_stream(array, [(np.s_[0:6], np.full(6, 1, "i4"))], checkpoint=checkpoint)
+    array.resize(8)
+    items = [(np.s_[5:7], np.full(2, 2, "i4")), (np.s_[6:8], np.full(2, 3, "i4"))]
+    failures = iter([OSError("a hiccup") if kind == "failed" else Killed()])
+
+    def fail(operation: str, _: str) -> None:
+        if operation == "get" and (error := next(failures, None)) is not None:
+            raise error
+
+    store.hook = fail
+    options: Any = {"checkpoint": checkpoint, "partial": "merge", "max_bytes": 1}
+    if kind == "failed":
+        assert write_stream(array, items, on_error="skip", **options).failed == 1
+        assert list(checkpoint.pending(array)) == [(0,)]
+    else:
+        store.hook = None
+
+        def killed() -> Iterator[Any]:
+            yield items[0]
+            raise Killed
+
+        with pytest.raises(Killed):
+            write_stream(array, killed(), **options)
+    assert write_stream(array, items, **options).failed == 0
+    assert array[...].tolist() == [1, 1, 1, 1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@every_layout
+def test_a_growing_array_is_whole_whatever_failed_on_the_way(sharded: bool, seed: int, tmp_path: Path) -> None:
+    """Runs that skip what fails are repeated until nothing does."""
+    chance = random.Random(seed)  # noqa: S311  # it chooses what fails
+    store = Spy()
+    array = new(store, sharded=sharded)
+    wanted, checkpoint = np.ones(SHAPE, "i4"), Checkpoint(tmp_path / "c", place="here")
+
+    def hiccup(*_: Any) -> None:
+        if runs < 4 and chance.random() < 0.3:
+            raise OSError("a hiccup")
+
+    for turn in range(3):
+        first = len(wanted)
+        wanted = np.concatenate([wanted, np.zeros((chance.randrange(1, 5), SHAPE[1]), "i4")])
+        array.resize(wanted.shape)
+        items = []
+        for number in range(chance.randrange(1, 8)):
+            # Also over the last row that there was, where that has its chunk in common with the new ones.
+            start = chance.randrange(first - bool(first % 4), len(wanted))
+            stop = max(chance.randrange(start, len(wanted)), first) + 1
+            columns = boxes(chance.randrange(99), 1)[0][1]
+            data = np.full((stop - start, columns.stop - columns.start), 10 * turn + number + 2, "i4")
+            items.append(((slice(start, stop), columns), data))
+            wanted[start:stop, columns] = data
+        runs, failed = 0, 1
+        options: Any = {"checkpoint": checkpoint, "partial": "merge", "max_bytes": chance.choice([1, 150, 1 << 20])}
+        while failed:
+            runs, store.hook = runs + 1, hiccup
+            failed = write_stream(array, items, on_error=lambda _: None, **options).failed
+            store.hook = None
+        np.testing.assert_array_equal(array[...], wanted)

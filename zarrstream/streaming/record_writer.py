@@ -158,6 +158,10 @@ class Writer:
                     self._recorded.discard(index)
                 self._append([("p", index, None) for index in back])
 
+    def give_up(self, piece: Piece) -> None:
+        """Forget what was stored of a chunk before an item that failed: what follows does not make it done."""
+        self._parts.pop(piece.index, None)
+
     def add_part(self, piece: Piece, kind: str) -> None:
         """Record a part of a chunk that the store has acknowledged, and the chunk where that is its last.
 

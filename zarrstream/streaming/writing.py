@@ -303,4 +303,6 @@ class Writing:
             if self._policy(error) == "retry" and not isinstance(error, ChunkTimeoutError):
                 yield from self._send(pieces[position:])
                 return
+            if self._record is not None:
+                self._record.give_up(piece)
             self.tally.fail(piece, error)
