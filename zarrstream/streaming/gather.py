@@ -59,6 +59,10 @@ class Gather:
 
     def add(self, piece: Piece) -> None:
         """Take a piece in; of two whole ones for one chunk of a shard the last wins, and both are settled with it."""
+        if self._grid.shards is None and not self._parts and piece.given is None:
+            self.nbytes += self._grid.chunk_nbytes
+            self._run[piece.index] = piece
+            return
         self.nbytes += piece.held(self._grid.chunk_nbytes)  # strings and objects by estimate, as in reading
         waiting = self._parts if self._grid.shards is None else self._shards.setdefault(piece.obj, {})
         if (earlier := waiting.pop(piece.index, None)) is not None:
@@ -109,7 +113,7 @@ class Gather:
         """Yield the run that is being gathered."""
         if self._run:
             run, self._run = list(self._run.values()), {}
-            self._sent(run)
+            self.nbytes -= len(run) * self._grid.chunk_nbytes
             for first in range(0, len(run), self._length):
                 yield run[first : first + self._length]
 

@@ -154,9 +154,6 @@ class Writing:
             return error
         self.tally.add(item)
         for index, where, part in pieces:
-            if self._pace.is_over:
-                yield GIVE_WAY
-                self._pace.begin()
             try:
                 left_out = self._is_done(index, where) or (plan.filter is not None and not plan.filter(index))
             except Exception as error:  # noqa: BLE001  # it is raised again once what came before the chunk is written
@@ -165,6 +162,9 @@ class Writing:
             if left_out:
                 self._gather.leave_out(index, where)
                 self.tally.skip(item)
+                if self._pace.is_over:
+                    yield GIVE_WAY
+                    self._pace.begin()
                 continue
             if self._gather.holds(index):  # an earlier item for the same chunk goes first
                 yield from self._flush()
@@ -217,7 +217,9 @@ class Writing:
         self._submit(pieces)
 
     def _submit(self, pieces: list[Piece]) -> None:
-        nbytes = sum(piece.held(self._plan.codec.grid.chunk_nbytes) for piece in pieces)
+        nbytes = len(pieces) * self._plan.codec.grid.chunk_nbytes
+        if self._plan.merges:
+            nbytes = sum(piece.held(self._plan.codec.grid.chunk_nbytes) for piece in pieces)
         for obj in {piece.obj for piece in pieces}:
             self._busy[obj] = self._busy.get(obj, 0) + 1
         if self._record is not None:
