@@ -169,6 +169,15 @@ def test_every_way_to_name_a_file_is_taken(taker: str, form: str, tmp_path: Path
     assert str(OF_FILES[taker](FORMS[form](tmp_path / "x.db"))) == str(tmp_path / "x.db")
 
 
+@pytest.mark.parametrize("given", [3, None, object()])
+def test_what_is_no_file_is_told(given: Any) -> None:
+    """A checkpoint is kept on this machine, whatever the array's store is."""
+    with pytest.raises(TypeError, match="a checkpoint is a file of this machine"):
+        Checkpoint(given)
+    with pytest.raises(TypeError, match="a checkpoint is a file of this machine"):
+        Checkpoint(_upath("memory://a"))
+
+
 @pytest.mark.parametrize("form", ["text", "path", "path of the machine"])
 def test_a_trace_is_recorded_and_loaded_by_every_path(form: str, tmp_path: Path) -> None:
     """As text, too."""

@@ -71,7 +71,10 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], *, token: Any = None, place: str | None = None) -> None:
         if place is not None and not str(place):
             raise ValueError("place is a name of the store, and not empty")
-        self._path = os.fspath(path)
+        try:
+            self._path = os.fsdecode(path)
+        except TypeError:
+            raise TypeError(f"a checkpoint is a file of this machine, named by its path, and not {path!r}") from None
         self._file = Path(self._path)
         binding.token_value(token)  # refused here, and not hours later
         self._token, self._place = token, place

@@ -124,7 +124,7 @@ def _check(part: object) -> None:
 def _remedy(part: object) -> str:
     if is_whole(part):
         at = int(part)  # type: ignore[call-overload]  # it is whole
-        return f"write {slice(at, at + 1 or None)} for one position; the axis is kept"
+        return f"write slice({at}, {at + 1 or None}) for one position; the axis is kept"
     if isinstance(part, str) and _POSITIONS.fullmatch(part):
         return f"write numpy.s_[{part.strip().strip('[]')}], without quotation marks"
     return _MEANT
