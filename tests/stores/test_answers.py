@@ -18,7 +18,7 @@ from tests.fault_proxy import Answer, FaultProxy
 from tests.optional import require
 from tests.values import PROTOTYPE, buffer
 from zarrstream import Retry, stream_chunks
-from zarrstream.errors import StoreError, StoreUnavailableError
+from zarrstream.errors import StoreAccessError, StoreError, StoreUnavailableError
 from zarrstream.stores.bucket_answers import CutShortError, OddAnswerError, extent
 
 if TYPE_CHECKING:
@@ -204,6 +204,33 @@ def test_a_404_by_somebody_else_is_asked_again_and_is_no_missing_chunk(bucket: C
             assert [int(chunk.data[0]) for chunk in stream_chunks(seen)] == [7] * 4
         assert proxy.met
         store.close()
+
+
+@every_cloud
+def test_a_refusal_by_somebody_else_is_no_missing_key(bucket: CloudBucket, cloud: CloudRow) -> None:
+    """Also where ``missing_on_403`` takes the service's own for one."""
+    said = {
+        "s3": Answer(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"),
+        "gs": Answer(403, b"me does not have storage.objects.get access to the Google Cloud Storage object."),
+        "az": Answer(403, b"", (("x-ms-error-code", "AuthorizationPermissionMismatch"), ("x-ms-request-id", "1"))),
+    }[cloud.scheme]
+    name = uuid4().hex
+
+    async def work(proxy: FaultProxy) -> None:
+        await bucket.open(name).set("k", buffer(VALUE))
+        store = bucket.open(name, port=proxy.port, retry=None, missing_on_403=True)
+        for answer in (Answer(403), Answer(403, b"<html>blocked</html>", (HTML,))):
+            proxy.faults = [answer]
+            for call in (ranged(None), lambda store: store.exists("k")):
+                with pytest.raises(StoreAccessError):
+                    await call(store)
+        proxy.faults = [said]
+        assert await store.get("k", PROTOTYPE) is None
+        assert not await store.exists("k")
+        store.close()
+
+    with FaultProxy(bucket.port, methods="GET HEAD") as proxy:
+        asyncio.run(work(proxy))
 
 
 @every_cloud

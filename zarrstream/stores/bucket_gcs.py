@@ -46,7 +46,8 @@ class _RefusedError(Exception):
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"HTTP {status}: {content[:1000].decode(errors='replace')}")
         self.status, self.content = status, content
-        self.error_code = _reason(content)
+        # An object's content is refused in a line of text.
+        self.error_code = "forbidden" if b"does not have storage." in content else _reason(content)
 
 
 class GCSBucket:

@@ -87,8 +87,8 @@ class ObstoreBucket:
         try:
             with _absence():
                 found = await obstore.head_async(self._store, name)
-        except OddAnswerError:
-            await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
+        except (OddAnswerError, PermissionDeniedError):
+            await self.get(name, 0, 1)  # a refusal of HEAD has no body that could say whose it is
             raise
         if not found["e_tag"]:
             raise OddAnswerError("a size without an ETag")

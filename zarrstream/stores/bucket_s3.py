@@ -125,8 +125,8 @@ class S3Bucket:
         """Return how many bytes an object has."""
         try:
             answer = await self._call("head_object", Key=name)
-        except OddAnswerError:
-            await self.get(name, 0, 1)  # a 404 to HEAD has no body that could say whose it is
+        except (OddAnswerError, PermissionError):
+            await self.get(name, 0, 1)  # a refusal of HEAD has no body that could say whose it is
             raise
         _known(answer)
         return int(answer["ContentLength"])

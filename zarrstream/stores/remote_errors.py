@@ -123,6 +123,12 @@ def _by_kind(chain: tuple[BaseException, ...]) -> Failure | None:
     return NO_CONTAINER if isinstance(chain[0], FileNotFoundError) else None
 
 
+def has_code(error: BaseException) -> bool:
+    """Return whether the service itself has said what is wrong: a proxy's refusal has a status alone."""
+    codes = (code for each in _chain(error) for code in _codes(each))
+    return any(code and not code.isdecimal() and code != "None" for code in codes)
+
+
 def translated(error: Exception, what: Failure, *, place: str, key: str, secrets: frozenset[str]) -> ZarrStreamError:
     """Return our error for a client's, with ``__cause__`` where that shows no secret."""
     named = f" (key {key!r})" if key else ""

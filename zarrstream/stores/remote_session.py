@@ -58,7 +58,8 @@ class Session:
         except Exception as error:
             what = remote_failures.CLOSED if self.closed else remote_errors.failure(error, self._place.back_end)
             gone = isinstance(error, FileNotFoundError)
-            if not writes and (gone or (self._missing_on_403 and what is remote_failures.DENIED)):
+            denied = what is remote_failures.DENIED and remote_errors.has_code(error)
+            if not writes and (gone or (self._missing_on_403 and denied)):
                 raise AbsentError from error
             remote_errors.throw(translated(error, what, self._place, key))
 
