@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from zarrstream.concurrency.one_version import saw_version
 from zarrstream.errors import StoreCorruptError, StoreUnavailableError
 from zarrstream.mappings.gridfs_client import new_id
 
@@ -115,6 +116,7 @@ class Files:
                 return b""
             content = joined(file, start, stop, self._pieces(database, file, start, stop))
             if content is not None:
+                saw_version(file["_id"])
                 return content
             # A writer has replaced the file between the two questions: the next answer is its.
             same = same + 1 if file["_id"] == before else 0

@@ -8,6 +8,7 @@ from adlfs import AzureBlobFileSystem
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.identity.aio import ManagedIdentityCredential
 
+from zarrstream.concurrency.one_version import saw_version
 from zarrstream.stores.bucket import header
 from zarrstream.stores.bucket_answers import OddAnswerError, extent
 from zarrstream.stores.clients import let_go
@@ -61,6 +62,7 @@ class AzureBucket:
             answer.internal_response.close()
             raise OddAnswerError(f"HTTP {answer.status_code} without {_REQUEST_ID} and ETag")
         promised = answer.headers.get("Content-Length")
+        saw_version(answer.headers["ETag"])
         return extent(
             b"".join([chunk async for chunk in chunks]),
             start,

@@ -15,6 +15,7 @@ from urllib.parse import quote
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from gcsfs.core import GCSFileSystem
 
+from zarrstream.concurrency.one_version import saw_version
 from zarrstream.stores.bucket import header
 from zarrstream.stores.bucket_answers import (
     NO_CONTENT,
@@ -81,6 +82,7 @@ class GCSBucket:
         answer, content = await self._call("GET", self._object(name), alt="media", headers=header(start, stop))
         if "X-Goog-Generation" not in answer.headers:
             raise OddAnswerError("an object without its generation")
+        saw_version(answer.headers["X-Goog-Generation"])
         promised = answer.headers.get("Content-Length")
         if promised is not None and "Content-Encoding" in answer.headers:
             promised = len(content)  # aiohttp has counted what came, and unpacked it

@@ -13,6 +13,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
 from obstore.store import S3Store
 
+from zarrstream.concurrency.one_version import saw_version
 from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, whole
 from zarrstream.stores.remote_listing import Pages
 
@@ -61,6 +62,7 @@ class ObstoreBucket:
         with _absence():
             answer = await obstore.get_async(self._store, name, options=None if ranged is None else {"range": ranged})
         _known(answer)
+        saw_version(answer.meta["e_tag"])
         first, last = answer.range  # which is the one that was asked for: obstore looks
         return whole(await answer.bytes_async(), last - first)
 

@@ -14,6 +14,7 @@ from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
+from zarrstream.concurrency.one_version import saw_version
 from zarrstream.stores.bucket import header
 from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, Unredirected, extent
 from zarrstream.stores.connection import Connection
@@ -78,6 +79,7 @@ class S3Bucket:
         """Return an object's bytes, or a range of them."""
         answer = await self._call("get_object", Key=name, **header(start, stop))
         async with answer["Body"] as body:
+            saw_version(answer.get("ETag"))
             return extent(
                 await body.read(),
                 start,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream import telemetry
+from zarrstream.concurrency.one_version import asked_version
 from zarrstream.concurrency.tasks import together
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.nodes import METADATA_KEYS
@@ -110,7 +111,7 @@ class CachedStore(Wrapper):
                     await asyncio.to_thread(self.cache.keep, self._place, self._prefix + key, ticket, content(value))
             return value
 
-        return await _FLIGHTS.ask((str(self.cache.mapping.place), ticket), fetch)  # type: ignore[arg-type]  # None: nothing
+        return await _FLIGHTS.ask(self._flight(ticket), fetch)  # type: ignore[arg-type]  # None: nothing
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -128,7 +129,12 @@ class CachedStore(Wrapper):
 
         if ticket is None:
             return fetch()
-        return _FLIGHTS.ask_sync((str(self.cache.mapping.place), ticket), fetch)  # type: ignore[arg-type]  # as above
+        return _FLIGHTS.ask_sync(self._flight(ticket), fetch)  # type: ignore[arg-type]  # as above
+
+    def _flight(self, ticket: Ticket) -> tuple[object, ...]:
+        """Return what two misses have in common that are one request: also the version that is asked for."""
+        asked = asked_version()
+        return str(self.cache.mapping.place), ticket, None if asked is None else asked.version
 
     def _look(self, key: str, byte_range: ByteRequest | None) -> tuple[Any | None, Ticket | None]:
         """Return what is kept, or None and a ticket; neither for what is not to be kept."""

@@ -60,6 +60,7 @@ class MappingStore(Transactional, Store):
     supports_writes: bool = True
     supports_deletes: bool = True
     supports_listing: bool = True
+    looks_again: bool = True  # streams do, where parts of a value have to be of one version and reads tell none
 
     def __init__(self, mapping: MutableMapping[str, bytes], *, read_only: bool = False) -> None:
         if not isinstance(mapping, MutableMapping):

@@ -65,6 +65,7 @@ class RemoteStore(Store):
     supports_writes: bool = True
     supports_deletes: bool = True
     supports_listing: bool = True
+    looks_again: bool = True  # streams do, where parts of an object have to be of one version and reads tell none
 
     def __init__(self, place: RemotePlace, *, read_only: bool = False, missing_on_403: bool = False) -> None:
         super().__init__(read_only=read_only)

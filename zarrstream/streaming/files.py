@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zarrstream.concurrency.file_lock import FileLock
+from zarrstream.concurrency.one_version import asked_version, saw_version
 from zarrstream.errors import StoreAccessError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -102,20 +103,15 @@ class FileTransport:
                 return None
             if start == 0 and stop is None:
                 return _read(descriptor, size, 0)
+            if asked_version() is not None:  # a chunk is replaced by another file, never changed
+                found = os.fstat(descriptor)
+                saw_version((found.st_ino, found.st_mtime_ns, found.st_size))
             first = max(0, size + start) if start < 0 else start
             return _read(descriptor, max(0, (size if stop is None else min(stop, size)) - first), first)
         except IsADirectoryError:
             return None
         finally:
             os.close(descriptor)
-
-    def version(self, key: str) -> tuple[int, int, int] | None:
-        """Tell one file of a name from the next: a chunk is replaced by another file, never changed."""
-        try:
-            found = os.stat(self._root + key)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def put(self, key: str, pieces: Iterable[Any]) -> None:
         """Write a value, in pieces, so that it is there as a whole or not at all."""

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from zarr import errors as zarr_errors
 
+from zarrstream.concurrency.one_version import ReplacedError, one_version
 from zarrstream.concurrency.tasks import together
 from zarrstream.streaming.chunk import Chunk
 from zarrstream.streaming.crew import Line
 from zarrstream.streaming.decode import MISSING, Decoder
 from zarrstream.streaming.job import Failure, Job
+from zarrstream.streaming.parts import Parts
 from zarrstream.streaming.shard import GAP_BYTES, Shared, coalesce
-from zarrstream.streaming.transport import LoopTransport, SyncPort, sync_port
+from zarrstream.streaming.transport import LoopTransport, SyncPort, looks_again, sync_port
 from zarrstream.streaming.turns import SMALL_BYTES, Turns
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-    import numpy.typing as npt
-
     from zarrstream.streaming.chunk import Index, Region
     from zarrstream.streaming.codec import ArrayCodec
     from zarrstream.streaming.grid import Run
     from zarrstream.streaming.observer import Observer
+    from zarrstream.streaming.parts import Pieces, ShardIndex, VersionedIndex
     from zarrstream.streaming.shard import ShardLayout
 
-    ShardIndex: TypeAlias = npt.NDArray[Any]
-    Pieces: TypeAlias = dict[tuple[int, int], Any]
 
 _NotFound: type[Exception] = getattr(zarr_errors, "ChunkNotFoundError", LookupError)  # zarr has it from 3.3 on
 _ATTEMPTS = 5  # at a shard that is written anew while its parts are read
@@ -74,9 +73,8 @@ class Loader:
         self._include_missing, self._writable = include_missing, writable
         decoder = Decoder(codec, region, include_missing=include_missing, writable=writable)
         self._decoder = observer.decoder(decoder)
-        port = sync_port(codec)
-        self._port: SyncPort | None = observer.port(port)
-        self._version: Callable[[str], object] | None = getattr(port, "version", None)
+        self._port: SyncPort | None = observer.port(sync_port(codec))
+        self._looks_again = looks_again(codec.array.store)
         self._awaited = observer.awaited(LoopTransport(codec.array.store, requests))
         self._cuts_shards = cuts_shards
         self._gap = 0 if cuts_shards else GAP_BYTES
@@ -203,63 +201,53 @@ class Loader:
             self._refuse_missing(run.indices[0])
         job.load = (run.indices, list(self._cut(layout, index, run, pieces)), self._codec.decode_inner)
 
-    # A range is read from whatever object has the key then, and the index may be of the one before. So one looks
-    # afterwards: at the file, or where the store has no cheap way to tell at the index again. Only an index that was
-    # read for this very run is believed there: its moment is as short as zarr's own, and a third request is dear.
+    # A range is read from whatever object has the key then, and the index may be of the one before. Stores that can
+    # tell the version of what they read are held to one. For those that cannot, one looks at the index afterwards once
+    # more. With other people's stores, one that was read for this very run is believed: they are asked as zarr asks.
 
     def _read_parts(self, job: Job, run: Run, layout: ShardLayout, key: str) -> tuple[ShardIndex | None, Pieces]:
-        port, version = self._port, self._version
+        port = self._port
         assert port is not None
 
-        def read_index() -> tuple[ShardIndex | None, object]:
-            seen = None if version is None else version(key)
-            return self._index(layout, port.get(key, *layout.index_range)), seen
+        def read_index() -> VersionedIndex:
+            with one_version() as asked:
+                index = self._index(layout, port.get(key, *layout.index_range))
+            return index, asked.version
 
         for attempt in range(_ATTEMPTS):
-            (index, seen), fresh = self._indexes.get(run.shard, job, read_index)
-            pieces: Pieces = {}
-            short: ValueError | None = None
-            for span in coalesce(self._spans(layout, index, run), self._gap):
-                if job.halted:
-                    return index, {}
-                try:
-                    pieces[span] = _complete(port.get(key, *span), span, layout, index)
-                except ValueError as error:
-                    short = error
-            if version is not None:
-                same = version(key) == seen
-            else:
-                same = (fresh and not attempt and short is None) or _equal(read_index()[0], index)
-            if same and short is None:
-                return index, pieces
+            found, fresh = self._indexes.get(run.shard, job, read_index)
+            raws = []
+            with suppress(ReplacedError), one_version(found[1]):
+                for span in (spans := coalesce(self._spans(layout, found[0], run), self._gap)):
+                    if job.halted:
+                        return found[0], {}
+                    raws.append(port.get(key, *span))
+                parts = Parts(layout, found, spans, raws)
+                fresh = fresh and not attempt and not self._looks_again
+                if parts.believed(fresh=fresh) or parts.confirmed(read_index()):
+                    return found[0], parts.pieces
             self._indexes.forget(run.shard)
-            if same and short is not None:
-                raise short
         raise ValueError(_CHANGING)
 
     async def _fetch_parts(
         self, job: Job, run: Run, layout: ShardLayout, key: str, began: Callable[[], None]
     ) -> tuple[ShardIndex | None, Pieces]:
-        async def read_index() -> ShardIndex | None:
-            return self._index(layout, await self._awaited.get(key, *layout.index_range, began=began))
+        async def read_index() -> VersionedIndex:
+            with one_version() as asked:
+                index = self._index(layout, await self._awaited.get(key, *layout.index_range, began=began))
+            return index, asked.version
 
         for attempt in range(_ATTEMPTS):
-            index, fresh = await self._indexes.aget(run.shard, job, began, read_index)
-            spans = coalesce(self._spans(layout, index, run), self._gap)
-            raws = await together(self._awaited.get(key, *span, began=began) for span in spans)
-            try:
-                pieces = {span: _complete(raw, span, layout, index) for span, raw in zip(spans, raws, strict=True)}
-                short = None
-            except ValueError as error:
-                short = error
-            if short is None and fresh and not attempt:
-                return index, pieces
-            same = _equal(await read_index(), index)
-            if same and short is None:
-                return index, pieces
+            found, fresh = await self._indexes.aget(run.shard, job, began, read_index)
+            spans = coalesce(self._spans(layout, found[0], run), self._gap)
+            with suppress(ReplacedError):
+                with one_version(found[1]):
+                    raws = await together(self._awaited.get(key, *span, began=began) for span in spans)
+                parts = Parts(layout, found, spans, raws)
+                fresh = fresh and not attempt and not self._looks_again
+                if parts.believed(fresh=fresh) or parts.confirmed(await read_index()):
+                    return found[0], parts.pieces
             self._indexes.forget(run.shard)
-            if same and short is not None:
-                raise short
         raise ValueError(_CHANGING)
 
     def _after_shard(self, job: Job, run: Run, index: ShardIndex | None, pieces: dict[Any, Any], spent: float) -> None:
@@ -329,22 +317,3 @@ class Loader:
             data = data.copy() if self._writable or len(job.indices) > 1 else data
             data.flags.writeable = self._writable
             job.results.append(Chunk(index, region, data))
-
-
-def _complete(raw: Any, span: tuple[int, int], layout: ShardLayout, index: ShardIndex | None) -> Any:
-    """Take a range's bytes if they are all there, or out of the whole shard where the server answered with that."""
-    view = memoryview(b"" if raw is None else raw).cast("B")
-    asked, got = span[1] - span[0], len(view)
-    if got == asked:
-        return raw
-    if got < asked:
-        raise ValueError(f"asked for bytes {span[0]} to {span[1]} of the shard and got {got}: truncated")
-    if got >= span[1] and got >= layout.index_nbytes and _equal(layout.index_of(view), index):
-        return view[span[0] : span[1]]
-    raise ValueError(
-        f"asked for bytes {span[0]} to {span[1]} of the shard and got {got}, more than that: the server ignores ranges"
-    )
-
-
-def _equal(one: ShardIndex | None, other: ShardIndex | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))

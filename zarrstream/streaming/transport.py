@@ -148,6 +148,13 @@ def runs_sync(store: Any) -> bool:
     )
 
 
+def looks_again(store: Any) -> bool:
+    """Return whether a shard's index is read once more after its parts, where the store told no version of them."""
+    while isinstance(store, WrapperStore):
+        store = store._store  # noqa: SLF001  # zarr's wrappers delegate to it
+    return bool(getattr(store, "looks_again", False))
+
+
 def _request(start: int, stop: int | None) -> ByteRequest | None:
     if stop is not None:
         return RangeByteRequest(start, stop)
