@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -100,6 +101,28 @@ def test_loops_closed_by_hand_leave_no_connection(bucket: CloudBucket) -> None:
         loop.run_until_complete(store.set("k", buffer(b"1")))
         loop.close()
     assert len(clients._open) == before
+
+
+@pytest.mark.parametrize(("used_by", "moments"), [([], 0), ([os.getpid()], 1), ([-1], 0)])
+def test_threads_of_obstore_have_the_interpreter_once_more(
+    used_by: list[int], moments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this process has some: one that asks for it when Python has ended aborts the process, on Python 3.11."""
+    require("obstore")
+    from zarrstream.stores import bucket_obstore
+
+    class Counted:
+        slept = 0
+
+        def sleep(self, seconds: float) -> None:
+            assert 0 < seconds < 0.1
+            self.slept += 1
+
+    monkeypatch.setattr(bucket_obstore, "_started", used_by)
+    monkeypatch.setattr(bucket_obstore, "time", counted := Counted())
+    assert bucket_obstore._let_threads_end in clients._afterwards
+    bucket_obstore._let_threads_end()
+    assert counted.slept == moments
 
 
 PROGRAM = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -15,6 +16,7 @@ from obstore.store import S3Store
 
 from zarrstream.concurrency.one_version import saw_version
 from zarrstream.stores.bucket_answers import NoContainerError, OddAnswerError, whole
+from zarrstream.stores.clients import after_clients
 from zarrstream.stores.remote_listing import Pages
 
 if TYPE_CHECKING:
@@ -29,7 +31,20 @@ _started: list[int] = []
 _MD5 = re.compile(r'"?[0-9a-f]{32}(-\d+)?"?')  # as nearly all ETags of objects are, and no web server's
 # Whoever calls us tries again: attempts would multiply.
 _ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=0)}
+_LAST_MOMENT = 0.02  # seconds
 _PAGE = 1000  # as many names as the service's own pages have
+
+
+def _let_threads_end() -> None:
+    """Give obstore's threads the interpreter once more before it ends: one that asks for it later aborts the process.
+
+    They let go of what a request has used after its caller has been told, which may be the last that a program does.
+    """
+    if works_here() and _started:
+        time.sleep(_LAST_MOMENT)
+
+
+after_clients(_let_threads_end)
 
 
 def works_here() -> bool:

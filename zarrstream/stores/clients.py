@@ -185,8 +185,16 @@ def _close_all() -> None:
                 asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(_PATIENCE + 1)
     for clients in list(_every):
         clients.close()
+    for call in _afterwards:
+        call()
 
 
+def after_clients(call: Callable[[], None]) -> None:
+    """Have a function called at exit, when all clients are closed."""
+    _afterwards.append(call)
+
+
+_afterwards: list[Callable[[], None]] = []
 _every: weakref.WeakSet[Clients[Any]] = weakref.WeakSet()
 # In garbage that holds a client and what would close it, the client might come first, and say that nobody closed it.
 # What is in here is no garbage.
