@@ -6,6 +6,8 @@ for "this chunk is not stored" and answers with fill values. A failure that read
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 
 class ZarrStreamError(Exception):
     """The base of everything that zarrstream raises on purpose."""
@@ -132,3 +134,14 @@ class CheckpointMismatchError(ZarrStreamError, ValueError):
 
 class CheckpointLockedError(ZarrStreamError, BlockingIOError):
     """A checkpoint that another writer holds."""
+
+
+def raise_alone(error: BaseException) -> NoReturn:
+    """Raise an error with its cause and without what is being handled, which may quote a secret.
+
+    ``from None`` does not show that any more, and leaves it in ``__context__``, where whoever logs an error looks.
+    """
+    try:
+        raise error from error.__cause__
+    finally:
+        error.__context__ = None

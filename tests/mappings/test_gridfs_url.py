@@ -60,6 +60,7 @@ def test_a_url_that_cannot_be_is_refused_without_showing_it(url: str) -> None:
         GridFSMapping(url)
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_what_the_driver_refuses_is_an_option_error_without_its_words(
     error: BaseException | None = caught.value
     while error is not None:
         assert "hush" not in str(error)
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
 
 
 @pytest.mark.server

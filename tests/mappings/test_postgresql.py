@@ -82,7 +82,8 @@ def test_a_url_that_is_none_is_not_repeated(url: Any) -> None:
     with pytest.raises(StoreOptionError, match="percent-encoded") as caught:
         PostgreSQLMapping(url)
     assert "s3" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(

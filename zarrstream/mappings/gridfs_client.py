@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreError, StoreTimeoutError
+from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreError, StoreTimeoutError, raise_alone
 from zarrstream.mappings.deadlines import at_most
 from zarrstream.mappings.gridfs_errors import UNSURE, foreign, is_refused, passes, translated
 
@@ -219,7 +219,8 @@ class Connection:
                 return work(database)
         except (PyMongoError, BSONError, _OptionError) as error:
             raised, shown = translated(error, self.place, self.where.secrets)
-            raise raised from (error if shown else None)
+            raised.__cause__ = error if shown else None
+            raise_alone(raised)
         except StoreError:
             raise
         except (OSError, LookupError) as error:  # neither of them may look like an absent key

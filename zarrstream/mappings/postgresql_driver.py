@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from zarrstream.concurrency.context import bound
-from zarrstream.errors import StoreOptionError
+from zarrstream.errors import StoreOptionError, raise_alone
 from zarrstream.mappings.deadlines import at_most, remaining
 
 if TYPE_CHECKING:
@@ -270,10 +270,11 @@ def database(url: str) -> Database:
         ports = [int(port or 5432) for port in str(parts["port"] or 5432).split(",")]
         name = str(parts["dbname"] or parts["user"])
     except (psycopg.Error, ValueError, TypeError):
-        raise StoreOptionError(
+        wrong = StoreOptionError(
             "the URL of a PostgreSQL database is postgresql://user:password@host:port/database, with signs like "
             "'@', '/', '?' and '%' in user and password percent-encoded (urllib.parse.quote(password, safe=''))"
-        ) from None
+        )
+        raise_alone(wrong)
     where = ",".join(f"{_host(host)}:{port}" for host, port in zip(hosts, cycle(ports), strict=False))
     if given.get("service"):  # a file of the user's says where it is
         where = f"service={quote(str(given['service']), safe='')}"

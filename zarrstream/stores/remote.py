@@ -11,7 +11,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream.concurrency.tasks import for_each, together
-from zarrstream.errors import StoreUnavailableError, ZarrStreamError
+from zarrstream.errors import StoreUnavailableError, ZarrStreamError, raise_alone
 from zarrstream.mappings.nodes import SeenNodes, documents
 from zarrstream.stores import remote_errors, remote_failures
 from zarrstream.stores.bucket import batched
@@ -329,7 +329,7 @@ class RemoteStore(Store):
         try:
             return await self._clients.get()
         except Exception as error:  # noqa: BLE001  # the table knows which
-            remote_errors.throw(translated(error, remote_errors.failure(error, self._place.back_end), self._place))
+            raise_alone(translated(error, remote_errors.failure(error, self._place.back_end), self._place))
 
 
 async def _directly(request: Callable[[], Awaitable[T]]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from zarrstream.errors import StoreError, ZarrStreamError
 from zarrstream.stores.remote_failures import (
@@ -139,14 +139,6 @@ def translated(error: Exception, what: Failure, *, place: str, key: str, secrets
     shown = not any(secret in repr(each) or secret in str(each) for each in _everything(error) for secret in secrets)
     raised.__cause__ = error if shown else None
     return raised
-
-
-def throw(error: ZarrStreamError) -> NoReturn:
-    """Raise an error without what is being handled, which may quote a secret: suppressing is not removing."""
-    try:
-        raise error from error.__cause__
-    finally:
-        error.__context__ = None
 
 
 def status_of(error: BaseException) -> int | None:

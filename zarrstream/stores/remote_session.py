@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from zarrstream.errors import ZarrStreamError
+from zarrstream.errors import ZarrStreamError, raise_alone
 from zarrstream.stores import remote_errors, remote_failures
 from zarrstream.stores.connection import ClosedError
 from zarrstream.stores.probes import Probes
@@ -61,7 +61,7 @@ class Session:
             denied = what is remote_failures.DENIED and remote_errors.has_code(error)
             if not writes and (gone or (self._missing_on_403 and denied)):
                 raise AbsentError from error
-            remote_errors.throw(translated(error, what, self._place, key))
+            raise_alone(translated(error, what, self._place, key))
 
     async def close(self) -> None:
         """Close the client's connections."""
