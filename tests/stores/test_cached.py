@@ -17,7 +17,7 @@ import zarr
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from zarr.abc.store import RangeByteRequest
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.storage import MemoryStore
 
 from tests.optional import require
@@ -54,6 +54,26 @@ def test_a_chunk_is_fetched_once_by_all_who_share_the_cache(cache: ChunkCache, s
     assert slow.count("get", "zarr.json") == 3
     assert slow.count("get", "c/1") == 3
     second.cache.close()
+
+
+@pytest.mark.parametrize("wanted", [RangeByteRequest(2, 4), SuffixByteRequest(2)])
+def test_more_than_was_asked_for_is_not_kept(cache: ChunkCache, wanted: Any) -> None:
+    """Of a store that answers a range with the whole object nothing stays."""
+
+    class Whole(MemoryStore):
+        asked: Any = None
+
+        async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+            self.asked = byte_range
+            return await super().get(key, prototype)
+
+    inner = Whole()
+    store = CachedStore(inner, cache)
+    asyncio.run(inner.set("c/0", buffer(b"0123456789")))
+    for _ in range(2):
+        get(store, "c/0", wanted)
+        assert inner.asked == wanted
+        inner.asked = None
 
 
 def test_a_failure_is_not_kept_and_nobody_elses(cache: ChunkCache, slow: FaultyStore) -> None:

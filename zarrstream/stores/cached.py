@@ -18,7 +18,7 @@ from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.nodes import METADATA_KEYS
 from zarrstream.stores.cache_places import place_and_prefix
 from zarrstream.stores.flights import Flights
-from zarrstream.stores.values import bounds, content
+from zarrstream.stores.values import bounds, content, fits
 from zarrstream.stores.wrapper import StoreLike, Wrapper
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class CachedStore(Wrapper):
 
         async def fetch() -> Buffer | None:
             value = await self._store.get(key, made, byte_range)
-            if value is not None:
+            if value is not None and fits(len(value), byte_range):
                 with suppress(RuntimeError):  # the interpreter ends, and there are no threads any more
                     await asyncio.to_thread(self.cache.keep, self._place, self._prefix + key, ticket, content(value))
             return value
@@ -123,7 +123,7 @@ class CachedStore(Wrapper):
 
         def fetch() -> Buffer | None:
             value: Buffer | None = inner.get_sync(key, prototype=prototype, byte_range=byte_range)
-            if value is not None and ticket is not None:
+            if value is not None and ticket is not None and fits(len(value), byte_range):
                 self.cache.keep(self._place, self._prefix + key, ticket, content(value))
             return value
 

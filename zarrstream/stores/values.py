@@ -26,6 +26,13 @@ def bounds(wanted: ByteRequest | None) -> tuple[int, int | None]:
     raise TypeError(f"Unexpected byte_range, got {wanted}.")
 
 
+def fits(nbytes: int, wanted: ByteRequest | None) -> bool:
+    """Return whether a value may be what was asked for: more bytes than that are another extent."""
+    if isinstance(wanted, RangeByteRequest):
+        return nbytes <= wanted.end - wanted.start
+    return not isinstance(wanted, SuffixByteRequest) or nbytes <= wanted.suffix
+
+
 def content(value: object) -> memoryview:
     """Return the bytes of a zarr Buffer, without a copy where they are in host memory."""
     if not isinstance(value, Buffer):
