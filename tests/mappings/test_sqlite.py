@@ -263,8 +263,8 @@ def test_a_range_is_read_from_the_row_that_was_found(path: Path) -> None:
             other["thief"] = b"abcdefghij"
             return self.open(*arguments, **options)
 
-    found = mapping._file.call(lambda connection: sqlite._read_range(Interrupted(connection), "k", slice(2, 5)))  # type: ignore[arg-type]  # stands for one
-    assert found == b"234"
+    found = mapping._file.call(lambda connection: sqlite._read_ranges(Interrupted(connection), "k", [slice(2, 5)]))  # type: ignore[arg-type]  # stands for one
+    assert found == [b"234"]
     assert rows(path, "SELECT rowid, k FROM zarr") == [(1, "thief")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -141,6 +141,23 @@ class ByteMapping(MutableMapping[str, bytes]):
             The key is absent.
         """
         return bytes(memoryview(self[key])[start:stop])
+
+    def read_ranges(self, key: str, spans: Sequence[tuple[int, int | None]]) -> list[bytes]:
+        """Return several parts of a value; where a back end can, from one version and in one call.
+
+        Parameters
+        ----------
+        key : str
+            The key.
+        spans : sequence of (int, int or None)
+            Half-open ranges in bytes, as `read` takes them.
+
+        Raises
+        ------
+        KeyError
+            The key is absent.
+        """
+        return [self.read(key, start, stop) for start, stop in spans]
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those keys that are there; where a back end can, from one version and in one call.

@@ -125,13 +125,17 @@ class SQLiteMapping(ByteMapping):
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes ``start`` to ``stop`` of a value, without loading the rest. See `ByteMapping.read`."""
+        return self.read_ranges(key, [(start, stop)])[0]
+
+    def read_ranges(self, key: str, spans: Sequence[tuple[int, int | None]]) -> list[bytes]:
+        """Return parts of a value, of one version: SQLite looks for its pages once. See `ByteMapping.read_ranges`."""
         key = _key(key)
-        value = self._file.call(lambda connection: _read_range(connection, key, slice(start, stop)))
-        if value is None:
+        values = self._file.call(lambda connection: _read_ranges(connection, key, [slice(*span) for span in spans]))
+        if values is None:
             raise KeyError(key)
-        if isinstance(value, str):
-            raise self._no_blob(key, value)
-        return value
+        if isinstance(values, str):
+            raise self._no_blob(key, values)
+        return values
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those keys that are there, 500 with one statement. See `ByteMapping.read_many`."""
@@ -289,17 +293,20 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.realpath(name)
 
 
-def _read_range(connection: Connection, key: str, wanted: slice) -> bytes | str | None:
-    # One read transaction around both: a row id that was found before it may be another key's by the time of the read.
+def _read_ranges(connection: Connection, key: str, wanted: list[slice]) -> list[bytes] | str | None:
+    # One read transaction around all: a row id that was found before it may be another key's by the time of the read.
     with transaction(connection, "DEFERRED"):
         row = connection.execute(sql.FIND, (key,)).fetchone()
         if row is None:
             return None
         if row[2] not in _BLOBS:
             return str(row[2])  # what it is instead
-        start, stop, _ = wanted.indices(row[1] or 0)
-        if start >= stop:
-            return b""
+        spans = [part.indices(row[1] or 0)[:2] for part in wanted]
+        if all(start >= stop for start, stop in spans):
+            return [b""] * len(spans)
+        found = []
         with connection.blobopen("zarr", "v", row[0], readonly=True) as blob:
-            blob.seek(start)
-            return blob.read(stop - start)
+            for start, stop in spans:
+                blob.seek(start)
+                found.append(blob.read(max(0, stop - start)))
+        return found

@@ -197,6 +197,29 @@ class MappingStore(Transactional, Store):
             lambda: [self.get_sync(key, prototype=prototype, byte_range=byte_range) for key, byte_range in wanted]
         )
 
+    if hasattr(Store, "get_ranges_sync"):  # zarr 3.4 and later
+
+        def get_ranges_sync(
+            self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **limits: int
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            if type(self._bytes).read_ranges is ByteMapping.read_ranges:
+                return super().get_ranges_sync(key, byte_ranges, prototype=prototype, **limits)
+            self._is_open = True
+            try:
+                values = self._bytes.read_ranges(key, [bounds(byte_range) for byte_range in byte_ranges])
+            except KeyError:
+                raise BaseExceptionGroup(f"{key!r} is absent", [FileNotFoundError(key)]) from None  # as zarr's own
+            return [(number, prototype.buffer.from_bytes(value)) for number, value in enumerate(values)]
+
+        async def get_ranges(
+            self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **limits: int
+        ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+            if type(self._bytes).read_ranges is ByteMapping.read_ranges:
+                async for group in super().get_ranges(key, byte_ranges, prototype=prototype, **limits):
+                    yield group
+            else:
+                yield await self._call(self.get_ranges_sync, key, byte_ranges, prototype=prototype)
+
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
         await self._call(self.set_sync, key, self._kept(value))
