@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[Callable[[ByteMapping], object], str]] = {
     "__getitem__": (lambda mapping: mapping["a"], "__getitem__"),
     "get": (lambda mapping: mapping.get("a"), "__getitem__"),
     "read": (lambda mapping: mapping.read("a", 1), "read"),
+    "read_ranges": (lambda mapping: mapping.read_ranges("a", [(1, None)]), "read"),
     "read_many": (lambda mapping: mapping.read_many(["a"]), "read_many"),
     "size": (lambda mapping: mapping.size("a"), "size"),
     "size_many": (lambda mapping: mapping.size_many(["a"]), "size"),

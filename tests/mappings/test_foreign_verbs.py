@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[Callable[[ByteMapping], object], str, tuple[str, ...]]] = {
     "[]": (lambda mapping: mapping["a"], "__getitem__", ()),
     "read": (lambda mapping: mapping.read("a", 1), "__getitem__", ()),
+    "read_ranges": (lambda mapping: mapping.read_ranges("a", [(1, None)]), "__getitem__", ()),
     "read_many": (lambda mapping: mapping.read_many(["a"]), "__getitem__", ()),
     "size": (lambda mapping: mapping.size("a"), "__getitem__", ()),
     "items": (lambda mapping: list(mapping.items()), "__getitem__", ()),
