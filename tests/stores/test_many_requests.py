@@ -122,14 +122,12 @@ def test_nothing_is_removed_after_the_error(bucket: CloudBucket, wrapped: bool) 
             proxy.rate, proxy.requests = 1, []
             with pytest.raises(StoreError):
                 await store.delete_dir("x")
-            removals = sum(method in {"DELETE", "POST"} for method, _ in proxy.requests)
-            assert removals < 40
-            left = [key async for key in store.list()]
-            assert len(left) == 60
-            assert sum(method in {"DELETE", "POST"} for method, _ in proxy.requests) == removals
+            assert len([key async for key in store.list()]) == 60
 
         asyncio.run(work())
         made.close()
+    # Counted at the end: the proxy may come late to a request that was cancelled on its way.
+    assert 1 <= sum(method in {"DELETE", "POST"} for method, _ in proxy.requests) < 40
 
 
 @every_cloud

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from zarrstream.concurrency.context import bound
 from zarrstream.errors import StoreError
 
 if TYPE_CHECKING:
@@ -55,11 +56,8 @@ def one_version(version: object = None) -> Iterator[OneVersion]:
     """
     # A context variable carries it through wrappers, into a loop's tasks and, by `asyncio.to_thread`, into threads.
     asked = OneVersion(version)
-    token = _current.set(asked)
-    try:
+    with bound(_current, asked):
         yield asked
-    finally:
-        _current.reset(token)
 
 
 def asked_version() -> OneVersion | None:
