@@ -214,11 +214,39 @@ class Environment(ThreadLinks[Any]):
                 with handle.begin() as transaction:
                     try:
                         if pages.check(transaction.id()):
-                            return
+                            break
                     except CutShortError as error:
                         raise StoreCorruptError(
                             f"{self.folder.what} was cut short: {error}; copy it again, whole"
                         ) from error
+            self._check_one_file(handle, pages)
+
+    def _check_one_file(self, handle: lmdb.Environment, pages: Pages) -> None:
+        """Refuse a file that was put in the place of one that another process has open.
+
+        The lock file says which transaction is the newest, and LMDB believes it while anybody has it open. Of a file
+        that it is not about, an old state would be read, and what is written be lost.
+        """
+        for _ in range(_LOOKS):
+            with handle.begin() as transaction:
+                told = transaction.id()
+            found = pages.newest()
+            if found in {None, told}:
+                return
+            with handle.begin() as transaction:
+                if transaction.id() == told:
+                    break  # or else somebody has committed meanwhile
+        if handle.flags()["readonly"]:
+            same = found == told + 1  # as a writer leaves it that was killed as it committed
+        else:
+            with handle.begin(write=True) as transaction:  # alone; what a killed writer left is mended by this
+                same = pages.newest() == transaction.id() - 1
+                transaction.abort()
+        if not same:
+            raise StoreUnavailableError(
+                f"{self.folder.what} has another data.mdb than the one that another process has open under its lock: "
+                f"close the store there, and open it here then"
+            )
 
     # -- when a transaction failed ------------------------------------------------------------------------------------
 

@@ -61,11 +61,26 @@ class Pages:
         except (struct.error, ValueError, OverflowError) as error:
             raise CutShortError(f"its list of free pages is damaged ({error})") from error
 
-    def _check(self, transaction: int) -> bool:
+    def newest(self) -> int | None:
+        """Return the number of the newest transaction in the file; None where another LMDB has laid it out."""
+        metas = self._metas()
+        return None if metas is None else max(made_by for *_, made_by in metas)
+
+    def _metas(self) -> list[tuple[int, int, int]] | None:
+        """Return the root of the free list, the last page and the transaction, twice."""
+        found = []
         for meta in (self._read(_HEADER, _META.size), self._read(self.size + _HEADER, _META.size)):
             *magic, root, last, made_by = _META.unpack(meta)
             if tuple(magic) != _MAGIC:
-                return True  # another LMDB's layout: nothing can be told of it
+                return None
+            found.append((root, last, made_by))
+        return found
+
+    def _check(self, transaction: int) -> bool:
+        metas = self._metas()
+        if metas is None:
+            return True  # nothing can be told of it
+        for root, last, made_by in metas:
             if made_by == transaction:
                 there = self.file.seek(0, 2) // self.size
                 lacking = last + 1 - there
