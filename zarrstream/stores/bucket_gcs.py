@@ -74,9 +74,10 @@ class GCSBucket:
         """Return an object's bytes, or a range of them."""
         try:
             return await self._media(name, start, stop)
-        except OddAnswerError:
-            await self.size(name)  # which says whether it is there in JSON; here a 404 is a line of text
-            raise
+        except OddAnswerError as error:
+            odd = error
+        await self.size(name)  # which says whether it is there in JSON; here a 404 is a line of text
+        raise odd
 
     async def _media(self, name: str, start: int, stop: int | None) -> Any:
         answer, content = await self._call("GET", self._object(name), alt="media", headers=header(start, stop))

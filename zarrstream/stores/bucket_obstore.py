@@ -101,12 +101,15 @@ class ObstoreBucket:
 
     async def size(self, name: str) -> int:
         """Return how many bytes an object has."""
+        refused: Exception | None = None
         try:
             with _absence():
                 found = await obstore.head_async(self._store, name)
-        except (OddAnswerError, PermissionDeniedError):
+        except (OddAnswerError, PermissionDeniedError) as error:
+            refused = error
+        if refused is not None:
             await self.get(name, 0, 1)  # a refusal of HEAD has no body that could say whose it is
-            raise
+            raise refused
         if not found["e_tag"]:
             raise OddAnswerError("a size without an ETag")
         if found["size"] and not _MD5.fullmatch(found["e_tag"]):

@@ -127,11 +127,13 @@ class S3Bucket:
         """Return how many bytes an object has."""
         try:
             answer = await self._call("head_object", Key=name)
-        except (OddAnswerError, PermissionError):
-            await self.get(name, 0, 1)  # a refusal of HEAD has no body that could say whose it is
-            raise
-        _known(answer)
-        return int(answer["ContentLength"])
+        except (OddAnswerError, PermissionError) as error:
+            refused: Exception = error
+        else:
+            _known(answer)
+            return int(answer["ContentLength"])
+        await self.get(name, 0, 1)  # a refusal of HEAD has no body that could say whose it is
+        raise refused
 
     def pages(self, prefix: str) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield names and sizes, page by page."""
