@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from zarrstream.concurrency.process_limits import file_size_is_limited
 from zarrstream.errors import (
     StoreAccessError,
     StoreCorruptError,
@@ -38,6 +39,11 @@ _MEMORY = (
     "lift the limit (ulimit -v), close other stores, or open it with a smaller map_size",
 )
 _FULL = (StoreFullError, "has no room left", "free space there; nothing of the failed write is stored")
+_LIMITED = (
+    StoreFullError,
+    "would be larger than this process may make a file",
+    "raise the limit (ulimit -f); nothing of the failed write is stored",
+)
 _UNKNOWN = (StoreError, "failed", "see the error that this one was raised from")
 _OPEN_TWICE = (
     StoreUnavailableError,
@@ -71,6 +77,7 @@ _SYSTEM: dict[int, _Entry] = {
     errno.EROFS: _ACCESS,
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: _LIMITED,
     errno.ENOENT: _UNREACHABLE,
     errno.ENOTDIR: _UNREACHABLE,
     errno.EIO: _UNREACHABLE,
@@ -96,7 +103,9 @@ def translated(error: Exception, path: str, what: str) -> StoreError:
     kind, wrong, remedy = _entry(error)
     if _is(error, errno.EIO) and _has_no_room(path):
         kind, wrong, remedy = _FULL  # LMDB's word for a write that came to the end of the room on its way
-    if kind is StoreFullError:
+    elif _is(error, errno.EIO) and file_size_is_limited():
+        kind, wrong, remedy = _LIMITED  # and of what this process may write
+    if (kind, wrong, remedy) == _FULL:
         size = file_system_bytes(path)
         wrong += f" (its file system holds {size:,} bytes)" if size is not None else ""
     return kind(f"{what} {wrong} ({error}): {remedy}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from zarrstream.concurrency.process_limits import file_size_is_limited, no_descriptor_is_left
 from zarrstream.errors import (
     StoreAccessError,
     StoreCorruptError,
@@ -32,6 +33,21 @@ _CORRUPT = (
     "check the path; recover a damaged file with the sqlite3 shell's .recover",
 )
 _UNREACHABLE = (StoreUnavailableError, "cannot be read or written", "check the disk, the folder and the mount")
+_TOO_MANY = (
+    StoreUnavailableError,
+    "cannot be opened by a process with so many open files",
+    "close what is not needed, or raise the limit (ulimit -n)",
+)
+_LIMITED = (
+    StoreFullError,
+    "would be larger than this process may make a file",
+    "raise the limit (ulimit -f); nothing of the failed write is stored",
+)
+_LONG_NAME = (
+    StoreOptionError,
+    "has a name too long for the files that SQLite makes beside it",
+    "shorten it by 8 bytes, the length of '-journal'",
+)
 _TOO_BIG = (StoreError, "cannot hold a value of this size", "SQLite's limit is 1 GB: use smaller chunks or shards")
 
 # By SQLite's primary result code. Extended codes (SQLITE_BUSY_SNAPSHOT) begin with their primary one.
@@ -66,6 +82,8 @@ def translated(error: Exception, path: str) -> Exception:
         entry: _Entry = _TOO_BIG
     elif (primary := "_".join(_name(error).split("_")[:2])) == "SQLITE_CANTOPEN":
         entry = unopenable(path)
+    elif _name(error) == "SQLITE_IOERR_WRITE" and file_size_is_limited():
+        entry = _LIMITED
     elif not primary and "UTF-8" in str(error):  # a key that another program wrote; the driver gives it no code
         entry = _CORRUPT
     else:
@@ -85,7 +103,9 @@ def unopenable(path: str) -> _Entry:
     unreadable = os.path.exists(path) and not os.access(path, os.R_OK)  # noqa: PTH110
     if unreadable or not os.access(folder, os.W_OK | os.X_OK):
         return _READ_ONLY
-    return _UNREACHABLE
+    if len(os.fsencode(os.path.basename(path))) + len("-journal") > os.pathconf(folder, "PC_NAME_MAX"):  # noqa: PTH119
+        return _LONG_NAME
+    return _TOO_MANY if no_descriptor_is_left() else _UNREACHABLE
 
 
 def _read_only(path: str) -> _Entry:
