@@ -16,8 +16,8 @@ from tests.leaks import unique_name
 from tests.optional import require
 from tests.programs import marks, servers
 from tests.services import mongodb_url, postgresql_url
+from zarrstream.faults.mapping import FaultyMapping
 from zarrstream.mappings.base import ByteMapping
-from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.mappings.zip import ZipMapping

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zarrstream import demo
 from zarrstream.errors import StoreOptionError, ZarrStreamError
-from zarrstream.stores.registry import open_store
+from zarrstream.stores.opening import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,7 +37,7 @@ FLOORS = (
     {"places"},
     {"filesystem", "stores", "streaming"},
     {"copying", "pipelines", "recorder", "timeline"},
-    {"aio", "demo", "testing", "timeline_picture"},
+    {"aio", "demo", "faults", "testing", "timeline_picture"},
     {"cli"},
     {"__init__"},
 )

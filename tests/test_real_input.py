@@ -16,8 +16,8 @@ import zarrstream
 from tests import winds
 from tests.optional import absent, require
 from zarrstream.demo import field
-from zarrstream.streaming.grid import RUN_BYTES, RUN_CHUNKS
-from zarrstream.streaming.plan import cores
+from zarrstream.streaming.layout.grid import RUN_BYTES, RUN_CHUNKS
+from zarrstream.streaming.options import cores
 
 ROOT = Path(__file__).parents[1]
 ERA_INTERIM = ROOT.parent / "shared" / "data" / "eraint_uvz.nc"

@@ -26,19 +26,19 @@ from zarrstream.errors import (
     ZarrStreamError,
 )
 from zarrstream.mappings.base import ByteMapping
-from zarrstream.stores.cached import CachedStore
-from zarrstream.stores.chunk_cache import ChunkCache
 from zarrstream.stores.mapping import MappingStore
-from zarrstream.stores.registry import list_stores, open_store, register_store
-from zarrstream.stores.resilient import ResilientStore
-from zarrstream.stores.retry import Retry
-from zarrstream.stores.traced import TracedStore
-from zarrstream.streaming.checkpoint import Checkpoint
+from zarrstream.stores.opening import list_stores, open_store, register_store
+from zarrstream.stores.wrappers.cached import CachedStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
+from zarrstream.stores.wrappers.resilient import ResilientStore
+from zarrstream.stores.wrappers.retry import Retry
+from zarrstream.stores.wrappers.traced import TracedStore
 from zarrstream.streaming.chunk import Chunk, Progress, Slice, WriteReport
-from zarrstream.streaming.codec import chunk_region
+from zarrstream.streaming.codecs.array import chunk_region
 from zarrstream.streaming.read import ChunkStream, stream_chunks
 from zarrstream.streaming.slices import SliceStream, stream_slices
 from zarrstream.streaming.write import write_stream
+from zarrstream.streaming.writing.checkpoint import Checkpoint
 
 __all__ = [
     "ByteMapping",

@@ -81,7 +81,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the fla
 
 
 def _stores() -> None:
-    from zarrstream.stores.registry import list_stores
+    from zarrstream.stores.opening import list_stores
 
     for store in list_stores():
         missing = f"pip install 'zarrstream[{store.extra}]'" if store.extra else "not installed"

@@ -28,11 +28,11 @@ import zarr
 from zarrstream import telemetry
 from zarrstream.errors import StoreOptionError, ZarrStreamError
 from zarrstream.recorder import recording
-from zarrstream.stores.registry import open_store
-from zarrstream.streaming.checkpoint import Checkpoint
-from zarrstream.streaming.codec import chunk_region
+from zarrstream.stores.opening import open_store
+from zarrstream.streaming.codecs.array import chunk_region
 from zarrstream.streaming.read import stream_chunks
 from zarrstream.streaming.write import write_stream
+from zarrstream.streaming.writing.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -54,9 +54,10 @@ class BackEnd:
     takes_credentials: bool = False
 
 
+_MOCK = BackEnd("faulty", "the mock around a store", "zarrstream.faults.store:faulty")
 BUILT_IN: tuple[BackEnd, ...] = (
-    BackEnd("file", "a folder: zarr's LocalStore", "zarrstream.stores.registry:open_folder", target=folder_path),
-    BackEnd("memory", "this process's memory, by name", "zarrstream.stores.registry:open_memory", target=bare_name),
+    BackEnd("file", "a folder: zarr's LocalStore", "zarrstream.stores.opening:open_folder", target=folder_path),
+    BackEnd("memory", "this process's memory, by name", "zarrstream.stores.opening:open_memory", target=bare_name),
     BackEnd("sqlite", "one SQLite file", "zarrstream.mappings.sqlite:SQLiteMapping", target=file_path, is_path=True),
     BackEnd(
         "lmdb",
@@ -96,14 +97,14 @@ BUILT_IN: tuple[BackEnd, ...] = (
     BackEnd(
         "s3",
         "a bucket of S3, or of what speaks its language",
-        "zarrstream.stores.remote_places:open_s3",
+        "zarrstream.stores.buckets.options:open_s3",
         extra="s3",
         drivers=("s3fs", "obstore"),
     ),
     BackEnd(
         "gs",
         "a bucket of Google Cloud Storage",
-        "zarrstream.stores.remote_places:open_gcs",
+        "zarrstream.stores.buckets.options:open_gcs",
         aliases=("gcs",),
         extra="gcs",
         drivers=("gcsfs",),
@@ -111,7 +112,7 @@ BUILT_IN: tuple[BackEnd, ...] = (
     BackEnd(
         "az",
         "a container of Azure Blob Storage",
-        "zarrstream.stores.remote_places:open_azure",
+        "zarrstream.stores.buckets.options:open_azure",
         aliases=("abfs", "azure", "azure_blob"),
         extra="azure",
         drivers=("adlfs",),
@@ -188,6 +189,11 @@ def _signature(factory: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(factory)
     except ValueError:  # of a class in C
         return None
+
+
+def mock() -> Callable[..., Any]:
+    """Return the function that puts the mock, which stands above all stores, into one."""
+    return _load(_MOCK)
 
 
 def _load(back_end: BackEnd) -> Callable[..., Any]:

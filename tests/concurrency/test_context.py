@@ -14,7 +14,7 @@ import pytest
 from tests.optional import require
 from tests.test_floors import FILES, name_of
 from zarrstream import telemetry
-from zarrstream.mappings.deadlines import remaining, until
+from zarrstream.concurrency.deadline import remaining, until
 from zarrstream.notes import Note, noted, noting
 
 if TYPE_CHECKING:

@@ -131,10 +131,10 @@ def test_a_second_name_of_a_file_is_refused(tmp_path: Path) -> None:
 WITH_LOCKS = (
     "concurrency.file_lock",
     "concurrency.key_lock",
-    "mappings.faults",
+    "faults.script",
     "mappings.foreign",
-    "mappings.zip_archive",
-    "mappings.zip_view",
+    "mappings.zip.archive",
+    "mappings.zip.view",
 )
 
 

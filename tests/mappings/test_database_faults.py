@@ -76,7 +76,7 @@ def test_no_fault_of_psycopg_reads_as_absent(
     postgresql: Server, table: str, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """At each step of the protocol; what passes is tried again, and everything else is an error of ours."""
-    from zarrstream.mappings.postgresql_driver import Connection
+    from zarrstream.mappings.postgresql.driver import Connection
 
     mapping = PostgreSQLMapping(postgresql_url(postgresql), table_name=table, reconnect_timeout=5)
     check_steps(mapping, VERBS[verb], faults(Connection, "wait", monkeypatch, PG_ERRORS), PG_ERRORS)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from zarrstream.errors import StoreOptionError, StoreTimeoutError, StoreUnavailableError
-from zarrstream.mappings.faults import OPERATIONS, Fault
-from zarrstream.mappings.faulty import FaultyMapping
+from zarrstream.faults.mapping import FaultyMapping
+from zarrstream.faults.script import OPERATIONS, Fault
 from zarrstream.mappings.sqlite import SQLiteMapping
 
 

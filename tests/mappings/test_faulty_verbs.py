@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zarrstream.errors import StoreUnavailableError
+from zarrstream.faults.mapping import FaultyMapping
+from zarrstream.faults.script import Fault
 from zarrstream.mappings.base import ByteMapping
-from zarrstream.mappings.faults import Fault
-from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 
 if TYPE_CHECKING:

@@ -128,8 +128,8 @@ def test_a_file_without_its_pieces_is_corrupt(mapping: GridFSMapping, database: 
 
 def test_a_batch_is_one_transaction(mongod: Server) -> None:
     """What is invalid in it leaves nothing; a batch over the limit says which were written."""
-    from zarrstream.mappings import gridfs_writes
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import transactions as gridfs_writes
 
     mapping = GridFSMapping(fresh_url(mongod), bucket="arrays", array_id="exp")
     mapping["k"] = b"before"
@@ -160,7 +160,7 @@ def test_a_batch_is_one_transaction(mongod: Server) -> None:
 
 def test_a_range_is_of_one_version_beside_a_writer(mapping: GridFSMapping) -> None:
     """No reader sees half a value, or none: neither of one piece nor of many; whatever is written beside it."""
-    from zarrstream.mappings import gridfs_files
+    from zarrstream.mappings.gridfs import files as gridfs_files
 
     stop, failures = threading.Event(), []
     with pytest.MonkeyPatch.context() as patch:
@@ -231,8 +231,8 @@ def test_close_ends_the_drivers_threads(mapping: GridFSMapping) -> None:
 
 def test_a_dropped_mapping_closes_its_client(server: Server) -> None:
     """The last of the process that shares it; the others go on with it."""
-    from zarrstream.mappings import gridfs_client
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import session as gridfs_client
 
     url = fresh_url(server)
     mapping, other = (GridFSMapping(url, array_id=array_id) for array_id in "ab")
@@ -250,8 +250,8 @@ def test_no_mapping_gets_a_client_that_garbage_closes_at_that_moment(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Garbage is collected wherever Python likes: also between the look for a client and the counting of its user."""
-    from zarrstream.mappings import gridfs_client
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import session as gridfs_client
 
     url = fresh_url(server)
     dropped = GridFSMapping(url, array_id="dropped")

@@ -16,13 +16,13 @@ from tests.gridfs_buckets import BOTH, behind, bucket_of, counts, fresh_url
 from tests.optional import require
 from tests.programs import free_port
 from zarrstream import MappingStore, open_store, stream_chunks
+from zarrstream.concurrency.deadline import until
 from zarrstream.errors import (
     StoreCorruptError,
     StoreOptionError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from zarrstream.mappings.deadlines import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,8 +304,8 @@ def test_what_garbage_closes_touches_no_variable_of_the_context(
     mongod: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Garbage is collected at any moment, in the midst of setting such a variable, too."""
-    from zarrstream.mappings import gridfs_client
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import session as gridfs_client
 
     mark: ContextVar[str] = ContextVar("mark", default="none")
     seen: list[str] = []

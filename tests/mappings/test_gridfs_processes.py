@@ -50,7 +50,7 @@ class TestWithoutTransactions(MappingLaws):
 
 def test_no_client_is_carried_through_a_fork(mapping: GridFSMapping) -> None:
     """The child has one of its own, and its end is not the parent's."""
-    from zarrstream.mappings import gridfs_client
+    from zarrstream.mappings.gridfs import session as gridfs_client
 
     mapping["k"] = b"1"
     (before,) = gridfs_client._clients.values()
@@ -96,7 +96,8 @@ def test_a_killed_writer_leaves_nothing(
     mapping: GridFSMapping, kills: int, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old or new is there, never half; and when the time of its upload is over, the next writer sweeps what is left."""
-    from zarrstream.mappings import gridfs_files, gridfs_staging
+    from zarrstream.mappings.gridfs import files as gridfs_files
+    from zarrstream.mappings.gridfs import uploads as gridfs_staging
 
     monkeypatch.setattr(gridfs_files, "WHOLE", 1000)
     monkeypatch.setattr(gridfs_files, "PIECE", 500)
@@ -154,8 +155,8 @@ def test_a_writer_waits_for_the_transaction_of_one_that_was_killed(mongod: Serve
 
 def test_a_live_upload_is_never_swept(lone_mongod: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose time is over, in a writer that had stopped, begins anew; one that is renewed goes on."""
-    from zarrstream.mappings import gridfs_staging
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import uploads as gridfs_staging
 
     url = mongodb_url(lone_mongod, f"t{uuid4().hex}")
     slow, other = GridFSMapping(url), GridFSMapping(url)
@@ -186,8 +187,8 @@ def test_a_live_upload_is_never_swept(lone_mongod: Server, monkeypatch: pytest.M
 
 def test_a_version_that_another_writer_took_is_counted_on(lone_mongod: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between looking for the newest and taking the next, somebody else takes it: the server's index says so."""
-    from zarrstream.mappings import gridfs_staging
     from zarrstream.mappings.gridfs import GridFSMapping
+    from zarrstream.mappings.gridfs import uploads as gridfs_staging
 
     url = mongodb_url(lone_mongod, f"t{uuid4().hex}")
     mapping, other = GridFSMapping(url), GridFSMapping(url)

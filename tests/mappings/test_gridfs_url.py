@@ -13,7 +13,7 @@ import pytest
 from tests.optional import require
 from zarrstream import open_store
 from zarrstream.errors import StoreOptionError
-from zarrstream.mappings.gridfs_url import address
+from zarrstream.mappings.gridfs.url import address
 
 if TYPE_CHECKING:
     from tests.programs import Server

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 lmdb = require("lmdb")
 
-from zarrstream.mappings import shm_folder  # noqa: E402  # once the driver is there
 from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402  # as above
-from zarrstream.mappings.lmdb_pages import CutShortError, Pages  # noqa: E402  # as above
+from zarrstream.mappings.lmdb.integrity import CutShortError, Pages  # noqa: E402  # as above
 from zarrstream.mappings.shm import SharedMemoryMapping  # noqa: E402  # as above
+from zarrstream.mappings.shm import folder as shm_folder  # noqa: E402  # once the driver is there
 
 _LAST, _MAP = 16 + 24 + 96, 16 + 16  # where a meta page has the number of the last page, and the size of the map
 

@@ -28,8 +28,8 @@ from zarrstream.errors import (
 
 lmdb = require("lmdb")
 
-from zarrstream.mappings import lmdb_errors  # noqa: E402  # where there is a driver
 from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402
+from zarrstream.mappings.lmdb import errors as lmdb_errors  # noqa: E402  # where there is a driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,7 +187,7 @@ def test_a_database_that_another_one_replaces_is_opened_anew(path: Path) -> None
 
 def test_code_that_has_it_open_in_this_process_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LMDB's locks belong to the process, so that two environments would undo each other's."""
-    from zarrstream.mappings import lmdb_environment
+    from zarrstream.mappings.lmdb import environment as lmdb_environment
 
     LMDBMapping(path)["k"] = b"1"
     monkeypatch.setattr(lmdb_environment, "_PATIENCE_SECONDS", 0.05)

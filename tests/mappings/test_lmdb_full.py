@@ -21,9 +21,9 @@ from zarrstream.errors import (
 
 lmdb = require("lmdb")
 
-from zarrstream.mappings import shm_folder  # noqa: E402  # where there is a driver
 from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402
 from zarrstream.mappings.shm import SharedMemoryMapping  # noqa: E402
+from zarrstream.mappings.shm import folder as shm_folder  # noqa: E402  # where there is a driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

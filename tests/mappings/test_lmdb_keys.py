@@ -12,8 +12,8 @@ from zarrstream import StoreCorruptError, StoreOptionError
 
 lmdb = require("lmdb")
 
-from zarrstream.mappings import lmdb_keys  # noqa: E402  # where there is a driver
 from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402
+from zarrstream.mappings.lmdb import layout as lmdb_keys  # noqa: E402  # where there is a driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

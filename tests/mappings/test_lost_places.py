@@ -10,8 +10,8 @@ import pytest
 
 from tests.backends import ROWS
 from zarrstream.errors import StoreUnavailableError
-from zarrstream.mappings import sqlite_file
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.mappings.sqlite import session as sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import zarr
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from zarrstream.mappings.nodes import SeenNodes
+from zarrstream.mappings.absence import SeenNodes
 
 
 def test_no_node_is_forgotten_for_others() -> None:

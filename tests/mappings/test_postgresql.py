@@ -20,7 +20,7 @@ from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, one, psyc
 from tests.services import postgresql_url
 from zarrstream import MappingStore, open_store
 from zarrstream.errors import StoreOptionError
-from zarrstream.mappings import postgresql_sql as sql
+from zarrstream.mappings.postgresql import statements as sql
 
 if TYPE_CHECKING:
     from tests.programs import Server

@@ -15,9 +15,9 @@ import pytest
 from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, table  # noqa: F401  # fixtures
 from tests.services import postgresql_url
 from tests.trickle_proxy import TrickleProxy
+from zarrstream.concurrency.deadline import until
 from zarrstream.errors import StoreOptionError, StoreTimeoutError
-from zarrstream.mappings.deadlines import until
-from zarrstream.mappings.postgresql_driver import Connection, Overdue
+from zarrstream.mappings.postgresql.driver import Connection, Overdue
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,7 @@ from zarrstream import (
     TransactionConflictError,
     open_store,
 )
-from zarrstream.mappings.postgresql_errors import code, passes, translated
+from zarrstream.mappings.postgresql.errors import code, passes, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -255,7 +255,7 @@ def test_a_lost_acknowledgement_is_recognised(
     mapping: PostgreSQLMapping, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """The statement had its effect, the connection broke before the answer: the second attempt finds its own work."""
-    from zarrstream.mappings.postgresql_driver import Connection
+    from zarrstream.mappings.postgresql.driver import Connection
 
     mapping["there"] = b"1"
     answered, lost = Connection.wait, []

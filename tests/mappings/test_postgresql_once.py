@@ -13,7 +13,7 @@ import pytest
 from tests.postgresql_tables import PostgreSQLMapping, admin, mapping, psycopg, table  # noqa: F401  # fixtures
 from tests.services import postgresql_url
 from zarrstream.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from zarrstream.mappings.postgresql_driver import Connection
+from zarrstream.mappings.postgresql.driver import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

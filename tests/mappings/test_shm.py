@@ -19,8 +19,8 @@ from zarrstream import StoreAccessError, StoreOptionError, StoreUnavailableError
 
 require("lmdb")
 
-from zarrstream.mappings import shm_folder  # noqa: E402  # where there is a driver
 from zarrstream.mappings.shm import SharedMemoryMapping  # noqa: E402
+from zarrstream.mappings.shm import folder as shm_folder  # noqa: E402  # where there is a driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

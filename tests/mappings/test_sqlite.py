@@ -21,8 +21,9 @@ from zarrstream.errors import (
     StoreFullError,
     StoreOptionError,
 )
-from zarrstream.mappings import sqlite, sqlite_sql
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.mappings.sqlite import mapping as sqlite
+from zarrstream.mappings.sqlite import statements as sqlite_sql
 
 if TYPE_CHECKING:
     import sqlite3

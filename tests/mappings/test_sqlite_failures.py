@@ -23,8 +23,8 @@ from zarrstream.errors import (
     StoreOptionError,
     StoreUnavailableError,
 )
-from zarrstream.mappings import sqlite_file
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.mappings.sqlite import session as sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

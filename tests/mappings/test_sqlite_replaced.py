@@ -16,8 +16,8 @@ import pytest
 from tests.processes import in_child
 from tests.sqlite_files import rows
 from zarrstream.errors import StoreAccessError, StoreCorruptError, StoreUnavailableError
-from zarrstream.mappings import sqlite_file
 from zarrstream.mappings.sqlite import SQLiteMapping
+from zarrstream.mappings.sqlite import session as sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,8 +14,9 @@ from zarr.storage import ZipStore
 
 from tests.zip_files import content, sidecars
 from zarrstream import MappingStore
-from zarrstream.mappings import zip_entries, zip_spill
 from zarrstream.mappings.zip import ZipMapping
+from zarrstream.mappings.zip import entries as zip_entries
+from zarrstream.mappings.zip import pending as zip_spill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

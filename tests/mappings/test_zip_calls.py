@@ -14,8 +14,8 @@ import pytest
 from tests.processes import in_child
 from tests.zip_files import content, make, sidecars
 from zarrstream.errors import StoreError, StoreUnavailableError, ZarrStreamError
-from zarrstream.mappings import zip_spill
 from zarrstream.mappings.zip import ZipMapping
+from zarrstream.mappings.zip import pending as zip_spill
 
 if TYPE_CHECKING:
     from collections.abc import Callable

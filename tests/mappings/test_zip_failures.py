@@ -22,8 +22,9 @@ from zarrstream.errors import (
     StoreOptionError,
     StoreUnavailableError,
 )
-from zarrstream.mappings import zip_publish, zip_spill
 from zarrstream.mappings.zip import ZipMapping
+from zarrstream.mappings.zip import pending as zip_spill
+from zarrstream.mappings.zip import publish as zip_publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

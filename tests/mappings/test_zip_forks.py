@@ -18,8 +18,8 @@ from tests.processes import METHODS, in_child, run, use_inherited
 from tests.zip_files import content, descriptors, sidecars
 from zarrstream import MappingStore
 from zarrstream.errors import StoreUnavailableError
-from zarrstream.mappings import zip_publish
 from zarrstream.mappings.zip import ZipMapping
+from zarrstream.mappings.zip import publish as zip_publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import pytest
 
 from tests.interrupts import interruptions
 from tests.zip_files import content, sidecars
-from zarrstream.mappings import zip_spill
 from zarrstream.mappings.zip import ZipMapping
+from zarrstream.mappings.zip import pending as zip_spill
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ from opentelemetry import trace
 from zarr.storage import MemoryStore
 
 from zarrstream import open_store, stream_chunks, stream_slices, telemetry, write_stream
-from zarrstream.mappings.faults import Fault
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.traced import TracedStore
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
+from zarrstream.stores.wrappers.traced import TracedStore
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 

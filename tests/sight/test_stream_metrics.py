@@ -13,12 +13,12 @@ from zarr.storage import LocalStore
 
 from tests.streaming.spies import AsyncSpy, Spy, eventually, filled
 from zarrstream import aio, signals, stream_chunks, write_stream
-from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.decode import Decoder
-from zarrstream.streaming.files import FileTransport
-from zarrstream.streaming.observer import UNWATCHED, observer_of
-from zarrstream.streaming.transport import LoopTransport
-from zarrstream.streaming.window import Inbox, Window
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.engine.observer import UNWATCHED, observer_of
+from zarrstream.streaming.engine.window import Inbox, Window
+from zarrstream.streaming.reading.decode import Decoder
+from zarrstream.streaming.transport.files import FileTransport
+from zarrstream.streaming.transport.stores import LoopTransport
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,11 +24,11 @@ from zarrstream import (
     telemetry,
     write_stream,
 )
-from zarrstream.mappings.faults import Fault
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.traced import TracedStore
-from zarrstream.streaming.transport import SyncTransport, runs_sync
+from zarrstream.stores.wrappers.traced import TracedStore
+from zarrstream.streaming.transport.stores import SyncTransport, runs_sync
 from zarrstream.testing import check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:

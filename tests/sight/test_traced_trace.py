@@ -13,9 +13,9 @@ from zarr.storage import MemoryStore
 from tests.optional import require
 from tests.streaming.spies import AsyncSpy
 from zarrstream import Retry, aio, open_store, stream_chunks, telemetry
-from zarrstream.mappings.faults import Fault
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.traced import TracedStore
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
+from zarrstream.stores.wrappers.traced import TracedStore
 
 if TYPE_CHECKING:
     from pathlib import Path

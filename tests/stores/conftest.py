@@ -9,9 +9,9 @@ from zarr.storage import LocalStore
 
 from tests.clouds import CloudBucket, CloudRow, new_bucket
 from tests.optional import require
+from zarrstream.faults.store import FaultyStore
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.chunk_cache import ChunkCache
-from zarrstream.stores.faulty import FaultyStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -245,7 +245,7 @@ def test_without_the_right_to_list_a_missing_key_is_an_error_unless_it_is_said_t
 @every_s3
 def test_a_write_that_is_refused_in_an_answer_of_200_is_an_error(bucket: CloudBucket) -> None:
     """S3 tells of the failure of one of many removals in the answer's body."""
-    from zarrstream.stores import bucket_s3
+    from zarrstream.stores.buckets import s3 as bucket_s3
 
     refused = {"Errors": [{"Key": "k", "Code": "AccessDenied", "Message": "no"}]}
     store: Any = bucket.open(engine="s3fs")

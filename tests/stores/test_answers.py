@@ -19,7 +19,7 @@ from tests.optional import require
 from tests.values import PROTOTYPE, buffer
 from zarrstream import Retry, stream_chunks
 from zarrstream.errors import StoreAccessError, StoreError, StoreUnavailableError
-from zarrstream.stores.bucket_answers import CutShortError, OddAnswerError, extent
+from zarrstream.stores.buckets.answers import CutShortError, OddAnswerError, extent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -13,7 +13,7 @@ from zarr.core.buffer import cpu
 
 from tests.backends import Row, every_row, opened
 from zarrstream import MappingStore, open_store
-from zarrstream.stores.values import owned
+from zarrstream.stores.buffers import owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping

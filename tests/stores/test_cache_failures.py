@@ -19,8 +19,8 @@ from zarrstream.errors import StoreFullError, StoreOptionError, StoreUnavailable
 from zarrstream.mappings.foreign import ForeignMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.mappings.zip import ZipMapping
-from zarrstream.stores.cached import CachedStore
-from zarrstream.stores.chunk_cache import ChunkCache
+from zarrstream.stores.wrappers.cached import CachedStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,17 +24,17 @@ from tests.optional import require
 from tests.values import PROTOTYPE, buffer, content, get
 from zarrstream import MappingStore, open_store, stream_chunks, write_stream
 from zarrstream.errors import StoreOptionError, StoreUnavailableError
-from zarrstream.mappings.faults import Fault
-from zarrstream.mappings.faulty import FaultyMapping
+from zarrstream.faults.mapping import FaultyMapping
+from zarrstream.faults.script import Fault
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.cached import CachedStore
-from zarrstream.stores.chunk_cache import ChunkCache
+from zarrstream.stores.wrappers.cached import CachedStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 from zarrstream.testing import check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zarrstream.stores.faulty import FaultyStore
+    from zarrstream.faults.store import FaultyStore
 
 KEYS = tuple(f"c/{number}" for number in range(6))
 

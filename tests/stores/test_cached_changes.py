@@ -13,13 +13,13 @@ from zarr.storage import LocalStore, MemoryStore
 from tests.gridfs_buckets import fresh_url
 from tests.values import PROTOTYPE, buffer, content, get
 from zarrstream import MappingStore, open_store
+from zarrstream.faults.store import FaultyStore
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.cache_places import place_and_prefix
-from zarrstream.stores.cached import CachedStore
-from zarrstream.stores.chunk_cache import ChunkCache
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.remote import RemoteStore
-from zarrstream.stores.remote_location import RemotePlace
+from zarrstream.stores.buckets.location import RemotePlace
+from zarrstream.stores.buckets.store import RemoteStore
+from zarrstream.stores.wrappers.cache_places import place_and_prefix
+from zarrstream.stores.wrappers.cached import CachedStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 
 if TYPE_CHECKING:
     from pathlib import Path

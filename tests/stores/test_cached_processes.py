@@ -20,15 +20,15 @@ from zarr.storage import LocalStore
 from tests.processes import METHODS, forked, in_child, run
 from tests.values import buffer, content, get
 from zarrstream import open_store
-from zarrstream.mappings.faulty import FaultyMapping
+from zarrstream.faults.mapping import FaultyMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.cached import CachedStore
-from zarrstream.stores.chunk_cache import ChunkCache
+from zarrstream.stores.wrappers.cached import CachedStore
+from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zarrstream.stores.faulty import FaultyStore
+    from zarrstream.faults.store import FaultyStore
 
 
 def test_a_writer_that_was_killed_leaves_nothing_stale_and_the_cache_in_use(

@@ -11,15 +11,15 @@ import pytest
 from zarr.storage import MemoryStore
 
 from tests.values import buffer, get
-from zarrstream.stores.cached import CachedStore
+from zarrstream.stores.wrappers.cached import CachedStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zarr.core.buffer import Buffer
 
-    from zarrstream.stores.chunk_cache import ChunkCache
-    from zarrstream.stores.faulty import FaultyStore
+    from zarrstream.faults.store import FaultyStore
+    from zarrstream.stores.wrappers.chunk_cache import ChunkCache
 
 
 @contextmanager

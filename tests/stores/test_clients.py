@@ -17,8 +17,8 @@ from tests.clouds import CloudBucket, every_cloud
 from tests.fault_proxy import HANG, FaultProxy
 from tests.optional import require
 from tests.values import buffer
-from zarrstream.stores import clients
-from zarrstream.stores.clients import Clients
+from zarrstream.stores.buckets import clients
+from zarrstream.stores.buckets.clients import Clients
 
 require("tenacity")
 
@@ -109,7 +109,7 @@ def test_threads_of_obstore_have_the_interpreter_once_more(
 ) -> None:
     """Where this process has some: one that asks for it when Python has ended aborts the process, on Python 3.11."""
     require("obstore")
-    from zarrstream.stores import bucket_obstore
+    from zarrstream.stores.buckets import obstore as bucket_obstore
 
     class Counted:
         slept = 0

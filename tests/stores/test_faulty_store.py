@@ -17,9 +17,9 @@ from zarr.testing.store import StoreTests
 from tests.streaming.spies import AsyncSpy
 from zarrstream import MappingStore, StoreUnavailableError, open_store, stream_chunks, write_stream
 from zarrstream.errors import ChunkReadError, ChunkTimeoutError, StoreOptionError
-from zarrstream.mappings.faults import Fault
-from zarrstream.mappings.faulty import FaultyMapping
-from zarrstream.stores.faulty import FaultyStore
+from zarrstream.faults.mapping import FaultyMapping
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
 from zarrstream.testing import check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from zarr.core.sync import collect_aiterator
 from zarr.storage import MemoryStore
 
 from zarrstream import MappingStore, StoreUnavailableError
-from zarrstream.mappings.faults import Fault
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
 from zarrstream.mappings.zip import ZipMapping
-from zarrstream.stores.faulty import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import fsspec.utils
 import pytest
 
+from zarrstream.faults.mapping import FaultyMapping
 from zarrstream.filesystem import MappingFileSystem, SQLiteFileSystem
-from zarrstream.mappings.faulty import FaultyMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 
 if TYPE_CHECKING:

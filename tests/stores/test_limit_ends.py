@@ -15,8 +15,8 @@ from tests.optional import require
 from tests.processes import in_child
 from tests.stores.test_limits import Held, limit_with
 from zarrstream import MappingStore, ResilientStore, Retry
+from zarrstream.concurrency.deadline import call_until, remaining, until
 from zarrstream.errors import StoreTimeoutError
-from zarrstream.mappings.deadlines import call_until, remaining, until
 from zarrstream.stores.slots import call_within
 
 require("tenacity")

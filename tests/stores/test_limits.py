@@ -13,10 +13,10 @@ from zarr.storage import MemoryStore
 from tests.optional import require
 from tests.values import buffer
 from zarrstream import ResilientStore, Retry
+from zarrstream.concurrency.deadline import until
 from zarrstream.errors import StoreTimeoutError, StoreUnavailableError
-from zarrstream.mappings.deadlines import until
-from zarrstream.mappings.faults import Fault
-from zarrstream.stores.faulty import FaultyStore
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
 from zarrstream.stores.limits import Limit, limit_of
 
 require("tenacity")

@@ -69,11 +69,11 @@ def test_a_listing_in_any_order_that_fails_tells_every_name_once(names: list[str
 def small_pages(cloud: CloudRow, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a service's pages hold two names."""
     if cloud.scheme == "gs":
-        from zarrstream.stores.bucket_gcs import GCSBucket
+        from zarrstream.stores.buckets.gcs import GCSBucket
 
         monkeypatch.setattr(GCSBucket, "_page", partialmethod(GCSBucket._page, maxResults=2))
     elif cloud.driver == "s3fs":
-        from zarrstream.stores.bucket_s3 import S3Bucket
+        from zarrstream.stores.buckets.s3 import S3Bucket
 
         monkeypatch.setattr(S3Bucket, "_page", partialmethod(S3Bucket._page, MaxKeys=2))
     elif cloud.scheme == "az":

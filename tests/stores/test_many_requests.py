@@ -15,7 +15,7 @@ from tests.optional import require
 from tests.values import buffer
 from zarrstream import ResilientStore, Retry
 from zarrstream.errors import StoreAccessError, StoreError, StoreTimeoutError
-from zarrstream.stores import resilient
+from zarrstream.stores.wrappers import resilient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,9 @@ async def fill(store: Any, keys: list[str]) -> None:
 @pytest.fixture
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the services tell two names at a time."""
-    from zarrstream.stores import bucket_gcs, bucket_obstore, bucket_s3
+    from zarrstream.stores.buckets import gcs as bucket_gcs
+    from zarrstream.stores.buckets import obstore as bucket_obstore
+    from zarrstream.stores.buckets import s3 as bucket_s3
 
     client: Any = require("azure.storage.blob.aio").ContainerClient
     two_at_a_time: tuple[tuple[Any, str, str], ...] = (

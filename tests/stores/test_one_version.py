@@ -15,7 +15,7 @@ from tests.clouds import CloudBucket, every_cloud
 from tests.values import buffer
 from zarrstream import CachedStore, ChunkCache, MappingStore, TracedStore, aio, stream_chunks
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.remote import RemoteStore
+from zarrstream.stores.buckets.store import RemoteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping

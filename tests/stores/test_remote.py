@@ -21,7 +21,7 @@ from tests.processes import METHODS, run
 from tests.values import PROTOTYPE, buffer
 from zarrstream import stream_chunks
 from zarrstream.errors import StoreError, StoreUnavailableError
-from zarrstream.stores.remote import RemoteStore
+from zarrstream.stores.buckets.store import RemoteStore
 from zarrstream.testing import AWKWARD_KEYS, LONG_KEY, ODD_RANGES, check_hierarchy_machine, check_store_machine
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from tests.optional import require
 from tests.programs import free_port
 from zarrstream import errors
 from zarrstream.errors import StoreAccessError, StoreOptionError, StoreUnavailableError
-from zarrstream.stores import remote_failures
-from zarrstream.stores.bucket_answers import CutShortError
-from zarrstream.stores.connection import ClosedError
-from zarrstream.stores.remote_errors import failure
-from zarrstream.stores.remote_failures import CODES, STATUS, Failure
+from zarrstream.stores.buckets import failures as remote_failures
+from zarrstream.stores.buckets.answers import CutShortError
+from zarrstream.stores.buckets.connection import ClosedError
+from zarrstream.stores.buckets.errors import failure
+from zarrstream.stores.buckets.failures import CODES, STATUS, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def test_what_gcs_and_azure_clients_raise_is_known() -> None:
 def test_google_s_reasons_say_more_than_its_status(reason: str, name: str) -> None:
     """A refusal for too many requests, and one by a policy, are both 403."""
     require("gcsfs")
-    from zarrstream.stores.bucket_gcs import _RefusedError
+    from zarrstream.stores.buckets.gcs import _RefusedError
 
     told = {"error": {"code": 403, "message": "no", "errors": [{"domain": "global", "reason": reason}]}}
     assert failure(_RefusedError(403, json.dumps(told).encode()), "gs") is FAILURES[name]

@@ -12,6 +12,7 @@ from zarr.storage import MemoryStore
 from tests.optional import require
 from tests.values import buffer
 from zarrstream import MappingStore, ResilientStore, Retry, open_store
+from zarrstream.concurrency.deadline import at_most, remaining, until
 from zarrstream.errors import (
     StoreAccessError,
     StoreError,
@@ -19,12 +20,11 @@ from zarrstream.errors import (
     StoreOptionError,
     StoreTimeoutError,
 )
-from zarrstream.mappings.deadlines import at_most, remaining, until
-from zarrstream.mappings.faults import Fault
-from zarrstream.mappings.faulty import FaultyMapping
+from zarrstream.faults.mapping import FaultyMapping
+from zarrstream.faults.script import Fault
+from zarrstream.faults.store import FaultyStore
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.retry import passes
+from zarrstream.stores.wrappers.retry import passes
 from zarrstream.testing import StoreLaws
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def _botocore_that_reads_long(monkeypatch: pytest.MonkeyPatch, _: FaultProxy) ->
         return read(*where)
 
     monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", load_file)
-    monkeypatch.setattr("zarrstream.stores.bucket_s3._readers", {})
+    monkeypatch.setattr("zarrstream.stores.buckets.s3._readers", {})
     return {}
 
 

@@ -28,13 +28,13 @@ from zarrstream import (
     stream_chunks,
 )
 from zarrstream.errors import StoreOptionError
+from zarrstream.faults.store import FaultyStore
 from zarrstream.identity import unwrapped
 from zarrstream.mappings.lmdb import LMDBMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.mappings.zip import ZipMapping
 from zarrstream.recorder import recording
-from zarrstream.stores.faulty import FaultyStore
-from zarrstream.stores.wrapper import Wrapper
+from zarrstream.stores.wrappers.interceptor import Wrapper
 from zarrstream.timeline import load
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from zarr.storage import LocalStore, MemoryStore
 from tests.optional import require
 from zarrstream import aio, open_store, stream_chunks, stream_slices, write_stream
 from zarrstream.errors import ChunkReadError, ChunkWriteError
-from zarrstream.mappings.faults import Fault
+from zarrstream.faults.script import Fault
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from tests.streaming.spies import filled
 from zarrstream import ChunkReadError, stream_chunks, write_stream
-from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.files import FileTransport
-from zarrstream.streaming.transport import runs_sync, sync_port
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.transport.files import FileTransport
+from zarrstream.streaming.transport.stores import runs_sync, sync_port
 
 if TYPE_CHECKING:
     from pathlib import Path

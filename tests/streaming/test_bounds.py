@@ -12,7 +12,7 @@ import zarr
 from tests.streaming.spies import AsyncSpy, Spy, eventually, filled
 from zarrstream import stream_chunks, stream_slices, write_stream
 from zarrstream.errors import SlabTooLargeError
-from zarrstream.streaming.window import Window
+from zarrstream.streaming.engine.window import Window
 
 
 @pytest.fixture

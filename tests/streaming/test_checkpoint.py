@@ -20,8 +20,8 @@ from zarrstream import (
     stream_chunks,
     write_stream,
 )
-from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.presence import Presence
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.layout.bitmap import Presence
 
 if TYPE_CHECKING:
     from pathlib import Path

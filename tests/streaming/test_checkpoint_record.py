@@ -18,7 +18,7 @@ from zarr.storage import MemoryStore
 
 from zarrstream import Checkpoint, CheckpointLockedError, CheckpointMismatchError, chunk_region, write_stream
 from zarrstream.concurrency.file_lock import FileLock
-from zarrstream.streaming.record import read_log
+from zarrstream.streaming.writing.record import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ HEAD = b'{"zarrstream-checkpoint": 2, "shape": [40], "chunks": [2]}\n'
 def lines(*contents: tuple[str, str]) -> bytes:
     import zlib
 
-    from zarrstream.streaming.record import line
+    from zarrstream.streaming.writing.record import line
 
     data, checksum = HEAD, zlib.crc32(HEAD)
     for kind, content in contents:

@@ -10,7 +10,7 @@ import numcodecs
 from hypothesis import given
 
 from tests.optional import require
-from zarrstream.streaming import frames
+from zarrstream.streaming.codecs import zstd as frames
 
 if TYPE_CHECKING:
     import pytest

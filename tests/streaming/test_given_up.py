@@ -16,9 +16,9 @@ from zarr.storage import MemoryStore
 from tests.streaming.spies import AsyncSpy, Spy, eventually, stream_threads
 from zarrstream import aio, stream_chunks, stream_slices, write_stream
 from zarrstream.errors import ChunkReadError, ChunkTimeoutError
-from zarrstream.streaming.crew import Crew, Line
-from zarrstream.streaming.job import Halt, Job
-from zarrstream.streaming.window import Inbox
+from zarrstream.streaming.engine.job import Halt, Job
+from zarrstream.streaming.engine.window import Inbox
+from zarrstream.streaming.engine.workers import Crew, Line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

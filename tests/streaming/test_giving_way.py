@@ -14,8 +14,10 @@ from zarr.storage import MemoryStore
 
 from tests.streaming.spies import AsyncSpy
 from zarrstream import aio, stream_chunks, write_stream
-from zarrstream.streaming import grid, pace, presence
-from zarrstream.streaming.presence import Presence
+from zarrstream.streaming.engine import pace
+from zarrstream.streaming.layout import bitmap as presence
+from zarrstream.streaming.layout import grid
+from zarrstream.streaming.layout.bitmap import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

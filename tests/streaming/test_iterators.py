@@ -13,9 +13,9 @@ import pytest
 
 from tests.streaming.spies import AsyncSpy, Spy, eventually, filled, stream_threads
 from zarrstream import aio, stream_chunks, stream_slices
-from zarrstream.streaming import crew
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.slabs import Band
+from zarrstream.streaming.engine import workers as crew
+from zarrstream.streaming.reading.slabs import Band
 
 STORES = [Spy, AsyncSpy]
 

@@ -20,7 +20,7 @@ from tests.cloud_services import S3_SECRET, S3_USER
 from tests.clouds import CLOUD_ROWS, new_bucket
 from tests.optional import require
 from zarrstream import Checkpoint, open_store
-from zarrstream.streaming.grid import RUN_CHUNKS
+from zarrstream.streaming.layout.grid import RUN_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

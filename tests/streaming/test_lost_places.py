@@ -16,7 +16,7 @@ from tests.optional import require
 from tests.streaming.spies import Spy
 from zarrstream import aio, open_store, stream_chunks, stream_slices, write_stream
 from zarrstream.errors import ChunkReadError, StoreAccessError, StoreUnavailableError, ZarrStreamError
-from zarrstream.streaming import files
+from zarrstream.streaming.transport import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

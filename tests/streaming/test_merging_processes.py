@@ -15,7 +15,7 @@ from tests.processes import run
 from tests.streaming.test_told import every_layout
 from zarrstream import write_stream
 from zarrstream.errors import ChunkWriteError, StoreAccessError
-from zarrstream.streaming.files import FileTransport
+from zarrstream.streaming.transport.files import FileTransport
 
 if TYPE_CHECKING:
     from zarrstream.concurrency.file_lock import FileLock

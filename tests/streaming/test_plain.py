@@ -13,8 +13,8 @@ import zarr
 from hypothesis import given
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from zarrstream.streaming.chain import Chain
-from zarrstream.streaming.codec import ArrayCodec
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.codecs.chain import Chain
 
 FORMAT_3 = [
     [],

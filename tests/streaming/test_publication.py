@@ -19,8 +19,8 @@ from zarr.storage import WrapperStore
 from tests.zip_files import content
 from zarrstream import Checkpoint, aio, chunk_region, open_store, write_stream
 from zarrstream.mappings.zip import ZipMapping
-from zarrstream.streaming import publication
-from zarrstream.streaming.publication import Publication
+from zarrstream.streaming.writing import flush as publication
+from zarrstream.streaming.writing.flush import Publication
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,10 @@ from zarr.storage import LocalStore, MemoryStore
 
 from tests.streaming.spies import AsyncSpy, Spy
 from zarrstream import aio, open_store, write_stream
-from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.cuts import Piece
-from zarrstream.streaming.frontier import Frontier, Item
-from zarrstream.streaming.gather import Gather
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.writing.batches import Gather
+from zarrstream.streaming.writing.cuts import Piece
+from zarrstream.streaming.writing.frontier import Frontier, Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,10 +14,10 @@ from zarr.storage import LocalStore, MemoryStore
 from tests.streaming.spies import AsyncSpy, Spy
 from zarrstream import Checkpoint, MappingStore, aio, open_store, write_stream
 from zarrstream.errors import ChunkWriteError
-from zarrstream.mappings.faults import Fault
-from zarrstream.streaming.chain import Chain
-from zarrstream.streaming.job import Job
-from zarrstream.streaming.save import Saver
+from zarrstream.faults.script import Fault
+from zarrstream.streaming.codecs.chain import Chain
+from zarrstream.streaming.engine.job import Job
+from zarrstream.streaming.writing.store import Saver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

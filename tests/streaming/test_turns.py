@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from zarrstream.streaming import turns
-from zarrstream.streaming.turns import Turns
+from zarrstream.streaming.transport import turns
+from zarrstream.streaming.transport.turns import Turns
 
 
 def test_one_reads_at_a_time() -> None:

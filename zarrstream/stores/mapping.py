@@ -14,9 +14,9 @@ from zarr.core.buffer import default_buffer_prototype
 
 from zarrstream.mappings.base import ByteMapping
 from zarrstream.mappings.foreign import ForeignMapping
+from zarrstream.stores.buffers import bounds, content, owned
 from zarrstream.stores.slots import occupying
 from zarrstream.stores.transactions import Transactional
-from zarrstream.stores.values import bounds, content, owned
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest

@@ -11,8 +11,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from zarrstream.concurrency.context import give_back
+from zarrstream.concurrency.deadline import call_until, remaining
 from zarrstream.errors import StoreTimeoutError
-from zarrstream.mappings.deadlines import call_until, remaining
 
 if TYPE_CHECKING:
     from collections.abc import Callable

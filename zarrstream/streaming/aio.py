@@ -14,26 +14,26 @@ from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, cast
 
 from zarrstream.streaming import read, slices
-from zarrstream.streaming.codec import AnyArray, zarr_loop
-from zarrstream.streaming.faces import OnLoop, await_on, lives_here
-from zarrstream.streaming.job import Failure
-from zarrstream.streaming.listing import stored_objects
-from zarrstream.streaming.observer import observer_of
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial
-from zarrstream.streaming.pull import Pull
-from zarrstream.streaming.reading import Skipped
-from zarrstream.streaming.window import GIVE_WAY, WAIT
+from zarrstream.streaming.codecs.array import AnyArray, zarr_loop
+from zarrstream.streaming.engine.faces import OnLoop, await_on, lives_here
+from zarrstream.streaming.engine.job import Failure
+from zarrstream.streaming.engine.observer import observer_of
+from zarrstream.streaming.engine.window import GIVE_WAY, WAIT
+from zarrstream.streaming.options import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial
+from zarrstream.streaming.reading.reader import Skipped
+from zarrstream.streaming.transport.listing import stored_objects
 from zarrstream.streaming.write import ended, plan_of
-from zarrstream.streaming.writing import PUBLISH, Writing
+from zarrstream.streaming.writing.pull import Pull
+from zarrstream.streaming.writing.writer import PUBLISH, Writing
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from zarrstream.streaming.checkpoint import Checkpoint
     from zarrstream.streaming.chunk import Chunk, Slice, WriteReport
-    from zarrstream.streaming.observer import Observer
-    from zarrstream.streaming.window import LoopInbox
-    from zarrstream.streaming.write_plan import WritePlan
+    from zarrstream.streaming.engine.observer import Observer
+    from zarrstream.streaming.engine.window import LoopInbox
+    from zarrstream.streaming.writing.checkpoint import Checkpoint
+    from zarrstream.streaming.writing.plan import WritePlan
 
 __all__ = ["AsyncStream", "stream_chunks", "stream_slices", "write_stream"]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from zarrstream.errors import ChunkError, ChunkReadError, ChunkTimeoutError, ChunkWriteError
 from zarrstream.streaming.arguments import of_another_loop
-from zarrstream.streaming.job import Overdue
+from zarrstream.streaming.engine.job import Overdue
 
 if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.codecs.array import ArrayCodec
 
 
 def read_error(codec: ArrayCodec, timeout: float | None, index: Index, cause: BaseException) -> ChunkError:

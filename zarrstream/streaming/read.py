@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, Self, TypeVar
 
 from zarrstream.streaming.chunk import Chunk, Progress, show_region
-from zarrstream.streaming.codec import AnyArray, ArrayCodec
-from zarrstream.streaming.faces import Begin, Ending, in_thread
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
-from zarrstream.streaming.reading import ReadPlan, Skipped
+from zarrstream.streaming.codecs.array import AnyArray, ArrayCodec
+from zarrstream.streaming.engine.faces import Begin, Ending, in_thread
+from zarrstream.streaming.options import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress
+from zarrstream.streaming.reading.reader import ReadPlan, Skipped
 from zarrstream.streaming.region import normalize_region
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zarrstream.streaming.plan import is_whole
+from zarrstream.streaming.options import is_whole
 
 if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Region

@@ -17,23 +17,23 @@ from zarrstream import identity, signals, telemetry
 from zarrstream.errors import ChunkError
 from zarrstream.streaming import watched, watched_window
 from zarrstream.streaming.chunk import Chunk
-from zarrstream.streaming.job import Failure
-from zarrstream.streaming.observer import Observer
-from zarrstream.streaming.save import ELIDED
+from zarrstream.streaming.engine.job import Failure
+from zarrstream.streaming.engine.observer import Observer
 from zarrstream.streaming.sightings import ChunkSight, JobSight
+from zarrstream.streaming.writing.store import ELIDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.codec import ArrayCodec
-    from zarrstream.streaming.crew import Line
-    from zarrstream.streaming.decode import Decoder
-    from zarrstream.streaming.frontier import Frontier
-    from zarrstream.streaming.job import Halt, Job
-    from zarrstream.streaming.transport import LoopTransport, SyncPort
-    from zarrstream.streaming.window import Inbox, LoopInbox, Window
+    from zarrstream.streaming.codecs.array import ArrayCodec
+    from zarrstream.streaming.engine.job import Halt, Job
+    from zarrstream.streaming.engine.window import Inbox, LoopInbox, Window
+    from zarrstream.streaming.engine.workers import Line
+    from zarrstream.streaming.reading.decode import Decoder
+    from zarrstream.streaming.transport.stores import LoopTransport, SyncPort
+    from zarrstream.streaming.writing.frontier import Frontier
 
 _STAGES = {"read": ("fetch", "decode"), "write": ("store", "encode")}
 

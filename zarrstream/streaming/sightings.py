@@ -11,7 +11,7 @@ from zarrstream import telemetry
 
 if TYPE_CHECKING:
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.codec import ArrayCodec
+    from zarrstream.streaming.codecs.array import ArrayCodec
     from zarrstream.streaming.sight import StreamSight
 
 #: The job that this thread or task works on.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zarrstream.streaming.chunk import Slice, show_region
-from zarrstream.streaming.codec import AnyArray, ArrayCodec
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Limits, OnError, OnProgress, is_whole
+from zarrstream.streaming.codecs.array import AnyArray, ArrayCodec
+from zarrstream.streaming.options import MAX_BYTES, TIMEOUT, Limits, OnError, OnProgress, is_whole
 from zarrstream.streaming.read import Stream, Tally
-from zarrstream.streaming.reading import ReadPlan
+from zarrstream.streaming.reading.reader import ReadPlan
+from zarrstream.streaming.reading.slabs import SlicePlan
 from zarrstream.streaming.region import axis_of, normalize_region
-from zarrstream.streaming.slabs import SlicePlan
 
 if TYPE_CHECKING:
-    from zarrstream.streaming.faces import Begin
+    from zarrstream.streaming.engine.faces import Begin
 
 
 class SliceStream(Stream[Slice, SlicePlan]):

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zarrstream.streaming.codec import ArrayCodec
-from zarrstream.streaming.decode import Decoder
-from zarrstream.streaming.job import Failure
+from zarrstream.streaming.codecs.array import ArrayCodec
+from zarrstream.streaming.engine.job import Failure
+from zarrstream.streaming.reading.decode import Decoder
 from zarrstream.streaming.sightings import Request, current_job
-from zarrstream.streaming.transport import LoopTransport
+from zarrstream.streaming.transport.stores import LoopTransport
 
 Values = TypeVar("Values", list[Any], list[Any] | None)
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.job import Job
+    from zarrstream.streaming.engine.job import Job
     from zarrstream.streaming.sight import StreamSight
 
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from zarrstream import telemetry
 from zarrstream.errors import ChunkTimeoutError
-from zarrstream.streaming.crew import Line
-from zarrstream.streaming.frontier import Frontier
+from zarrstream.streaming.engine.window import Inbox, LoopInbox, Window
+from zarrstream.streaming.engine.workers import Line
 from zarrstream.streaming.sightings import current_job
-from zarrstream.streaming.window import Inbox, LoopInbox, Window
+from zarrstream.streaming.writing.frontier import Frontier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zarrstream.errors import ChunkError
     from zarrstream.streaming.chunk import Index
-    from zarrstream.streaming.crew import Stage
-    from zarrstream.streaming.frontier import Item
-    from zarrstream.streaming.job import Halt, Job
+    from zarrstream.streaming.engine.job import Halt, Job
+    from zarrstream.streaming.engine.workers import Stage
     from zarrstream.streaming.sight import StreamSight
+    from zarrstream.streaming.writing.frontier import Item
 
 
 class WatchedPolicy:

@@ -7,16 +7,25 @@ from contextlib import closing, nullcontext
 from inspect import isgenerator
 from typing import TYPE_CHECKING, Any
 
-from zarrstream.streaming.checkpoint import Checkpoint
-from zarrstream.streaming.codec import AnyArray, ArrayCodec, zarr_loop
-from zarrstream.streaming.faces import refuse_own_loop, run_on
-from zarrstream.streaming.job import Failure
-from zarrstream.streaming.listing import stored_objects
-from zarrstream.streaming.observer import observer_of
-from zarrstream.streaming.plan import MAX_BYTES, TIMEOUT, Filter, Limits, OnError, OnProgress, Partial, check_callable
-from zarrstream.streaming.window import GIVE_WAY, WAIT
-from zarrstream.streaming.write_plan import WritePlan
-from zarrstream.streaming.writing import END, PUBLISH, Writing
+from zarrstream.streaming.codecs.array import AnyArray, ArrayCodec, zarr_loop
+from zarrstream.streaming.engine.faces import refuse_own_loop, run_on
+from zarrstream.streaming.engine.job import Failure
+from zarrstream.streaming.engine.observer import observer_of
+from zarrstream.streaming.engine.window import GIVE_WAY, WAIT
+from zarrstream.streaming.options import (
+    MAX_BYTES,
+    TIMEOUT,
+    Filter,
+    Limits,
+    OnError,
+    OnProgress,
+    Partial,
+    check_callable,
+)
+from zarrstream.streaming.transport.listing import stored_objects
+from zarrstream.streaming.writing.checkpoint import Checkpoint
+from zarrstream.streaming.writing.plan import WritePlan
+from zarrstream.streaming.writing.writer import END, PUBLISH, Writing
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,9 +33,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from zarrstream.streaming.chunk import WriteReport
-    from zarrstream.streaming.observer import Observer
-    from zarrstream.streaming.record_writer import Writer
-    from zarrstream.streaming.window import Inbox
+    from zarrstream.streaming.engine.observer import Observer
+    from zarrstream.streaming.engine.window import Inbox
+    from zarrstream.streaming.writing.record_writer import Writer
 
 
 def write_stream(

@@ -1,0 +1,1 @@
+"""Object storage: S3, Google Cloud Storage and Azure Blob Storage."""

@@ -1,0 +1,1 @@
+"""Stores around any store: retries, limits, spans, a cache."""

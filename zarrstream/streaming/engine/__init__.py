@@ -1,0 +1,1 @@
+"""Bounded work ahead, in threads and on a loop; knows neither reading nor writing."""

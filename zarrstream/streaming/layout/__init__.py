@@ -1,0 +1,1 @@
+"""Where chunks lie in arrays and shards: arithmetic alone."""

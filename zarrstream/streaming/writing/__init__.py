@@ -1,0 +1,1 @@
+"""One pass over a source: gathered, encoded, stored, acknowledged."""
