@@ -18,7 +18,7 @@ from tests.optional import require
 from zarrstream import MappingStore, list_stores, open_store, places, register_store
 from zarrstream.errors import MissingExtraError, StoreOptionError
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores import registry
+from zarrstream.stores import opening as registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,12 +30,16 @@ from zarrstream import (
 from zarrstream.errors import StoreOptionError
 from zarrstream.faults.store import FaultyStore
 from zarrstream.identity import unwrapped
-from zarrstream.mappings.lmdb import LMDBMapping
 from zarrstream.mappings.sqlite import SQLiteMapping
 from zarrstream.mappings.zip import ZipMapping
 from zarrstream.recorder import recording
 from zarrstream.stores.wrappers.interceptor import Wrapper
 from zarrstream.timeline import load
+
+for _module in ("lmdb", "opentelemetry.sdk", "tenacity", "upath"):
+    require(_module)
+
+from zarrstream.mappings.lmdb import LMDBMapping  # noqa: E402  # once the driver is there
 
 if TYPE_CHECKING:
     from collections.abc import Callable

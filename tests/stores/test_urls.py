@@ -14,7 +14,7 @@ from tests.optional import require
 from zarrstream import open_store, places, register_store
 from zarrstream.errors import StoreOptionError
 from zarrstream.mappings.sqlite import SQLiteMapping
-from zarrstream.stores import registry
+from zarrstream.stores import opening as registry
 
 
 @pytest.fixture(autouse=True)
