@@ -29,7 +29,7 @@ PROGRAM = """
 import resource, sys, time
 import zarr
 from zarrstream import stream_chunks
-from zarrstream.streaming import memory
+from zarrstream.streaming.engine import memory
 if sys.argv[2] == "without":
     memory.keep = lambda nbytes: None
 array = zarr.open_array(sys.argv[1], mode="r")

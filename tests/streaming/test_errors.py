@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which chunks are late."""
     made = Clock()
     for module in ("job", "window"):
-        monkeypatch.setattr(f"zarrstream.streaming.{module}.time", made)
+        monkeypatch.setattr(f"zarrstream.streaming.engine.{module}.time", made)
     return made
 
 

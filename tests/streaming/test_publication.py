@@ -32,7 +32,7 @@ WRITER = """
 import sys, time
 import numpy as np, zarr
 from zarrstream import Checkpoint, chunk_region, open_store, write_stream
-from zarrstream.streaming import publication
+from zarrstream.streaming.writing import flush as publication
 
 publication.BATCH = 10
 url, path = sys.argv[1:]

@@ -194,7 +194,7 @@ def test_empty_sources_and_zero_dimensions() -> None:
 KILLED = """
 import os, signal, sys
 import numpy as np, zarr
-from zarrstream.streaming.files import FileTransport
+from zarrstream.streaming.transport.files import FileTransport
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from zarrstream import write_stream
 write_stream(zarr.open_array(sys.argv[1], mode="r+"), [((0, 0), np.ones((5, 4), "i4"))])
