@@ -8,6 +8,7 @@ import asyncio
 from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +23,6 @@ from zarrstream.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import pytest
 
 require("tenacity")
 #: In the order of a service, which lists "foo-bar/" before "foo/".
@@ -114,3 +113,14 @@ def test_a_page_that_fails_loses_no_child_and_no_key(
 
     with FaultProxy(bucket.port, [503], methods="GET", times=0) as proxy:
         asyncio.run(work(proxy))
+
+
+@every_cloud
+@pytest.mark.parametrize("prefix", ["/", "/b", "none/"])
+async def test_nothing_is_below_a_prefix_that_no_key_has(bucket: CloudBucket, prefix: str) -> None:
+    """A listing of nothing is none and no error, also where the client takes no such name."""
+    store = bucket.open()
+    await store.set("b/c", buffer(b"1"))
+    assert [key async for key in store.list_prefix(prefix)] == []
+    assert [name async for name in store.list_dir("none/of/them")] == []
+    store.close()

@@ -138,9 +138,10 @@ class ObstoreBucket:
 
     async def confirm(self, prefix: str) -> None:
         """Return if it is the service that answers here: obstore takes a login page for a listing of nothing."""
+        name = "/".join(filter(None, prefix.split("/")))  # obstore takes no empty parts in a name
         with suppress(FileNotFoundError):
             try:
-                await self.get(f"{prefix}-", 0, 1)
+                await self.get(f"{name}-", 0, 1)
             except PermissionDeniedError as error:  # of a user who may list, and read nothing
                 if "<Code>" not in str(error):
                     raise
