@@ -122,7 +122,8 @@ class ObstoreBucket:
 
     def list_from(self, folder: str, last: str | None) -> AsyncIterator[Any]:
         """Return obstore's own listing of a folder, behind a name."""
-        return obstore.list(self._store, prefix=folder or None, offset=last, chunk_size=_PAGE)
+        pages: AsyncIterator[Any] = obstore.list(self._store, prefix=folder or None, offset=last, chunk_size=_PAGE)
+        return pages
 
     def level(self, prefix: str) -> AsyncIterator[list[str]]:
         """Yield the names of one level."""
