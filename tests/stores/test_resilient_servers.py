@@ -93,11 +93,11 @@ def until_it_raises(array: Any, timeout: float, face: str, proxy: FaultProxy) ->
     return time.monotonic() - began, caught.value
 
 
-def _botocore_that_reads_long(monkeypatch: pytest.MonkeyPatch, _: FaultProxy) -> dict[str, Any]:
+def _botocore_that_reads_long(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy) -> dict[str, Any]:
     read = require("botocore.loaders").JSONFileLoader.load_file
 
     def load_file(*where: Any) -> Any:
-        time.sleep(1)
+        proxy.ended.wait(FOR_EVER)  # until the test has ended: whatever the machine does, the deadline is before
         return read(*where)
 
     monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", load_file)
